@@ -1,0 +1,124 @@
+"""Paged attention: what the core hands over, and what a backend implements.
+
+T tokens and R requests in a step; Hq query heads, Hkv key-value heads, D head size. Decodes (one
+query token) stand before prefill chunks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from windlass.backend.capabilities import SUPPORTED, GraphSupport, Support
+from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+
+
+@dataclass(kw_only=True)
+class AttentionBatch:
+    """One step as attention sees it. Tensors are on the device unless named `_cpu`.
+
+    Attributes:
+        cu_seqlens_q: int32 `[R+1]`, prefix sum of the query lengths.
+        seq_lens: int32 `[R]`, cached plus new tokens.
+        block_table: int32 `[R, max_blocks]`, row r lists the blocks of request r; unused
+            entries hold a valid id (0, the null block).
+        slot_mapping: the layout's `slot_dtype` `[T]`, `block * block_size + offset`; -1 marks
+            padding, which must not be written.
+        num_decodes: requests with exactly one query token; they come first.
+        max_query_len, max_seq_len: upper bounds known to the host.
+        cu_seqlens_q_cpu, seq_lens_cpu: host copies.
+    """
+
+    cu_seqlens_q: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    slot_mapping: torch.Tensor
+    num_decodes: int
+    max_query_len: int
+    max_seq_len: int
+    cu_seqlens_q_cpu: list[int]
+    seq_lens_cpu: list[int]
+
+    @property
+    def num_requests(self) -> int:
+        """R."""
+        return len(self.seq_lens_cpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionParams:
+    """What differs between layers.
+
+    A query at position p sees the keys at positions in `(p - window, p]`; `window` 0 means all
+    (so a window counts the query itself). `softcap` c turns a score s into `c * tanh(s / c)`
+    (0: off). `sinks` is float32 `[Hq]`, an extra logit without a value.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+    sinks: torch.Tensor | None = None
+
+
+class Attention(ABC):
+    """A backend's paged attention. `Plan` is whatever the backend needs to run a step."""
+
+    def supports(
+        self,
+        spec: KVSpec,
+        layout: KVLayout,
+        dtype: torch.dtype,
+        params: AttentionParams,
+        graph: GraphSupport = GraphSupport.NONE,
+    ) -> Support:
+        """Whether a layer with these properties can run."""
+        del spec, layout, dtype, params, graph
+        return SUPPORTED
+
+    @abstractmethod
+    def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
+        """Prepare a step on the host; called once per step, before any layer."""
+
+    def plan_in_graph(self, plan: object) -> None:
+        """Device work of the plan that may be captured; called once per step after `plan`."""
+
+    @abstractmethod
+    def write_kv(
+        self,
+        pool: KVPool,
+        layer: int,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Store `key` and `value`, both `[T, Hkv, D]`, into their slots (-1: skip)."""
+
+    @abstractmethod
+    def run(
+        self,
+        pool: KVPool,
+        layer: int,
+        query: torch.Tensor,
+        plan: object,
+        params: AttentionParams,
+        out: torch.Tensor,
+        lse: torch.Tensor | None = None,
+    ) -> None:
+        """Causal attention of `query` `[T, Hq, D]` over the cache into `out` `[T, Hq, D]`.
+
+        The step's own keys and values are already written. `lse`, float32 `[T, Hq]`, receives
+        the natural logarithm of the softmax denominator when given.
+        """
+
+    def export_blocks(self, pool: KVPool, layer: int, block_ids: torch.Tensor) -> torch.Tensor:
+        """Blocks in the common form `[n, 2, block_size, Hkv, D]`, whatever the layout."""
+        return torch.stack((pool.keys[layer][block_ids], pool.values[layer][block_ids]), dim=1)
+
+    def import_blocks(
+        self, pool: KVPool, layer: int, block_ids: torch.Tensor, blocks: torch.Tensor
+    ) -> None:
+        """Store blocks given in the common form."""
+        pool.keys[layer][block_ids] = blocks[:, 0]
+        pool.values[layer][block_ids] = blocks[:, 1]

@@ -1,0 +1,48 @@
+"""The backend object: everything the core knows about a device."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from windlass.backend.allocator import Allocator
+from windlass.backend.attention import Attention
+from windlass.backend.capabilities import Capabilities
+from windlass.backend.collectives import Collectives
+from windlass.backend.device import Device
+from windlass.backend.kv_cache import KVLayout, KVSpec
+from windlass.backend.ops import OpRegistry
+from windlass.plugin.spec import BackendSpec
+
+if TYPE_CHECKING:
+    from windlass.config import EngineConfig
+    from windlass.step import ModelRunner
+
+
+class Backend(ABC):
+    """A device and what runs on it; passed explicitly, several may live in one process."""
+
+    spec: BackendSpec
+    capabilities: Capabilities
+    device: Device
+    allocator: Allocator
+    attention: Attention
+    ops: OpRegistry
+    collectives: Collectives
+
+    def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
+        """Layouts this backend can work with, the preferred one first."""
+        del spec
+        return (KVLayout(block_size=self.capabilities.preferred_block_size),)
+
+    def model_runner(self, config: EngineConfig) -> ModelRunner | None:
+        """A runner of the backend's own (no torch needed); None: the core's torch runner."""
+        del config
+        return None
+
+    def warmup(self) -> None:
+        """Compile and tune now, so that the first request does not pay for it."""
+
+    def close(self) -> None:
+        """Give back what the backend holds."""

@@ -1,0 +1,148 @@
+"""Every setting of the engine, in one place: frozen, validated, serialisable.
+
+`EngineConfig` is built once (from Python arguments or from the command line), sent to the engine
+process as msgpack and never changed. A value of `None` or "auto" is resolved when the model and
+the backend are known; what was resolved is reported in `ModelInfo`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from windlass.errors import ConfigError
+
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+LoadFormat = Literal["auto", "dummy"]
+SchedulingPolicy = Literal["fcfs", "priority"]
+
+
+class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+def _require(ok: bool, field: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{field} must be {allowed}, not {value!r}")
+
+
+class ModelConfig(_Config, frozen=True):
+    """Which model, in which number format.
+
+    `model` is a local folder or a hub id; `load_format="dummy"` fills the weights with seeded
+    random numbers (benchmarks, tests). `max_model_len` is in tokens, prompt and output together.
+    """
+
+    model: str
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: DType = "auto"
+    load_format: LoadFormat = "auto"
+    max_model_len: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model), "model", self.model, "a folder or a hub id")
+        length = self.max_model_len
+        _require(length is None or length >= 1, "max_model_len", length, "at least 1")
+
+
+class CacheConfig(_Config, frozen=True):
+    """How the KV cache is cut and sized.
+
+    `block_size` is in tokens (None: the backend's preference); `num_blocks` overrides the size
+    that is derived from memory; `memory_utilization` is the share of the device memory that
+    weights and cache together may use (None: the backend's default).
+    """
+
+    block_size: int | None = None
+    num_blocks: int | None = None
+    memory_utilization: float | None = None
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        size, blocks, share = self.block_size, self.num_blocks, self.memory_utilization
+        _require(size is None or 1 <= size <= 1024, "block_size", size, "from 1 to 1024")
+        _require(blocks is None or blocks >= 2, "num_blocks", blocks, "at least 2")
+        _require(share is None or 0 < share <= 1, "memory_utilization", share, "in (0, 1]")
+
+
+class SchedulerConfig(_Config, frozen=True):
+    """The bounds of one step and of the waiting queue.
+
+    `max_num_batched_tokens` is the token budget of a step, prefill and decode together.
+    `max_queued_requests` and `max_queued_tokens` bound what waits for admission (0: no bound).
+    """
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    policy: SchedulingPolicy = "fcfs"
+    max_queued_requests: int = 2048
+    max_queued_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
+        _require(1 <= seqs <= 65536, "max_num_seqs", seqs, "from 1 to 65536")
+        _require(tokens >= 1, "max_num_batched_tokens", tokens, "at least 1")
+        _require(
+            self.max_queued_requests >= 0, "max_queued_requests", self.max_queued_requests, ">= 0"
+        )
+        _require(self.max_queued_tokens >= 0, "max_queued_tokens", self.max_queued_tokens, ">= 0")
+
+
+class BackendConfig(_Config, frozen=True):
+    """Which hardware plugin, and which op providers are preferred.
+
+    `backend` is "auto" or the name of a plugin, `device_index` one of its devices. `ops` maps an
+    op name to provider names in order of preference ("reference" is the torch reference).
+    `allow_cpu_fallback` lets "auto" go on with a lower priority when an accelerator is broken.
+    `disabled_plugins` are never imported.
+    """
+
+    backend: str = "auto"
+    device_index: int = 0
+    ops: dict[str, list[str]] = {}
+    allow_cpu_fallback: bool = False
+    disabled_plugins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.device_index >= 0, "device_index", self.device_index, "at least 0")
+
+
+class EngineConfig(_Config, frozen=True):
+    """All settings of one engine. `step_timeout` is in seconds: how long a step may take before
+    the engine counts as hung (the first step may take five times as long)."""
+
+    model: ModelConfig
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    backend: BackendConfig = BackendConfig()
+    step_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(self.step_timeout > 0, "step_timeout", self.step_timeout, "above 0")
+
+
+class ModelInfo(_Config, frozen=True):
+    """What was resolved when the model was loaded; sent from the engine to its front ends.
+
+    Sizes in tokens (`max_model_len`, `block_size`), blocks (`num_blocks`), bytes (`weight_bytes`,
+    `kv_cache_bytes`), seconds (`load_seconds`).
+    """
+
+    model: str
+    architecture: str
+    backend: str
+    device: str
+    dtype: str
+    vocab_size: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    num_parameters: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    load_seconds: float
+    eos_token_ids: tuple[int, ...] = ()

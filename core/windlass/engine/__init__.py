@@ -1,0 +1,1 @@
+"""The engine: scheduler, block manager, step loop and front ends. No torch in here."""
