@@ -1,0 +1,50 @@
+"""The backend contract: what a hardware plugin implements, and the torch defaults of every part."""
+
+from windlass.backend.allocator import Allocator, MemoryPolicy, Profile
+from windlass.backend.attention import Attention, AttentionBatch, AttentionParams
+from windlass.backend.base import Backend
+from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport, Support
+from windlass.backend.collectives import Collectives, TorchCollectives
+from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
+from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.ops import OpRegistry
+from windlass.backend.torch_allocator import TorchAllocator
+from windlass.backend.torch_attention import TorchAttention
+from windlass.backend.torch_backend import TorchBackend
+from windlass.backend.torch_device import AcceleratorDevice, HostDevice
+from windlass.config import BackendConfig
+from windlass.kernels.linear import DenseWeight, PackedWeight
+
+__all__ = [
+    "SUPPORTED",
+    "AcceleratorDevice",
+    "Allocator",
+    "Attention",
+    "AttentionBatch",
+    "AttentionParams",
+    "Backend",
+    "BackendConfig",
+    "Capabilities",
+    "Collectives",
+    "DenseWeight",
+    "Device",
+    "Event",
+    "Graph",
+    "GraphPool",
+    "GraphSupport",
+    "HostDevice",
+    "KVLayout",
+    "KVPool",
+    "KVSpec",
+    "MemoryInfo",
+    "MemoryPolicy",
+    "OpRegistry",
+    "PackedWeight",
+    "Profile",
+    "Stream",
+    "Support",
+    "TorchAllocator",
+    "TorchAttention",
+    "TorchBackend",
+    "TorchCollectives",
+]
