@@ -76,7 +76,11 @@ class EngineError(WindlassError):
 
 
 class EngineDeadError(EngineError):
-    """The engine process is gone; it may be restarting."""
+    """The engine process is gone; `retry_after` is in seconds, None when it stays down."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None):
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RequestFailedError(EngineError):
