@@ -1,0 +1,150 @@
+"""Loading a decoder: configuration, number format, context length, weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from windlass.backend import Backend
+from windlass.config import ModelConfig
+from windlass.errors import ConfigError, ModelError, UnsupportedError
+from windlass.loader.checkpoint import Checkpoint
+from windlass.loader.dummy import DummyTensors
+from windlass.loader.hf_config import eos_token_ids, read_hf_config
+from windlass.loader.location import resolve_model
+from windlass.loader.weights import read_weights
+from windlass.models.config import DecoderConfig, attention_needs
+from windlass.models.decoder import Decoder
+from windlass.models.registry import HFConfig, decoder_config
+from windlass.models.weights import DecoderWeights
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+# Tensors that old checkpoints hold although they follow from the configuration.
+_DERIVED = "rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A decoder that is ready to run, and what was resolved on the way.
+
+    `decoder_config.max_position` equals `max_model_len`, in tokens. `num_parameters` counts a
+    tied embedding once; `weight_bytes` is what the packed weights take.
+    """
+
+    decoder: Decoder
+    decoder_config: DecoderConfig
+    architecture: str
+    dtype: torch.dtype
+    max_model_len: int
+    num_parameters: int
+    weight_bytes: int
+    eos_token_ids: tuple[int, ...]
+
+
+def load_decoder(
+    config: ModelConfig, backend: Backend, progress: Progress | None = None
+) -> LoadedModel:
+    """Load `config.model` onto `backend`; `progress` gets (what is done, share done).
+
+    Raises:
+        ModelError: the checkpoint cannot be found, read or used.
+        ConfigError: `max_model_len` is above what the model allows.
+        UnsupportedError: the backend lacks a number format or attention feature.
+    """
+    dummy = config.load_format == "dummy"
+    folder = resolve_model(config.model, config.revision, weights=not dummy)
+    architecture, hf_config = read_hf_config(folder)
+    full = decoder_config(architecture, hf_config)
+    decoder_cfg = full.limited_to(_max_model_len(config, full))
+    dtype = _dtype(config, hf_config, backend)
+    _check_backend(decoder_cfg, dtype, backend)
+
+    report = partial(progress or _no_progress, "Loading weights")
+    if dummy:
+        source = DummyTensors(config.seed, decoder_cfg.initializer_range)
+        weights = read_weights(source, decoder_cfg, backend, dtype, report)
+    else:
+        weights = _read_checkpoint(folder, decoder_cfg, backend, dtype, report)
+    return LoadedModel(
+        decoder=Decoder(decoder_cfg, weights, backend),
+        decoder_config=decoder_cfg,
+        architecture=architecture,
+        dtype=dtype,
+        max_model_len=decoder_cfg.max_position,
+        num_parameters=decoder_cfg.num_parameters,
+        weight_bytes=weights.nbytes,
+        eos_token_ids=eos_token_ids(folder, hf_config),
+    )
+
+
+def _no_progress(what: str, share: float) -> None:
+    del what, share
+
+
+def _max_model_len(config: ModelConfig, model: DecoderConfig) -> int:
+    asked = config.max_model_len
+    if asked is not None and asked > model.max_position:
+        raise ConfigError(
+            f"max_model_len must be at most {model.max_position} for {config.model!r}, not {asked}"
+        )
+    return asked or model.max_position
+
+
+def _dtype(config: ModelConfig, hf_config: HFConfig, backend: Backend) -> torch.dtype:
+    """The number format asked for, or the checkpoint's, or one that the backend has."""
+    supported = backend.capabilities.dtypes
+    if config.dtype != "auto":
+        return _torch_dtype(config.dtype)
+    stored = _torch_dtype(hf_config.dtype) if hf_config.dtype is not None else supported[0]
+    if stored in supported:
+        return stored
+    same_size = [dtype for dtype in supported if dtype.itemsize == stored.itemsize]
+    chosen = (same_size or supported)[0]
+    logger.info("backend %s has no %s; using %s", backend.spec.name, stored, chosen)
+    return chosen
+
+
+def _torch_dtype(name: object) -> torch.dtype:
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"config field dtype is {name!r}, which is no number format of torch")
+    return dtype
+
+
+def _check_backend(config: DecoderConfig, dtype: torch.dtype, backend: Backend) -> None:
+    missing = backend.capabilities.missing_for(dtype=dtype, **attention_needs(config))
+    if missing:
+        raise UnsupportedError(
+            f"backend {backend.spec.name!r} lacks what the model needs: {'; '.join(missing)}"
+        )
+
+
+def _read_checkpoint(
+    folder: Path,
+    config: DecoderConfig,
+    backend: Backend,
+    dtype: torch.dtype,
+    report: Callable[[float], None],
+) -> DecoderWeights:
+    with Checkpoint(folder) as checkpoint:
+        weights = read_weights(checkpoint, config, backend, dtype, report)
+        left = [name for name in checkpoint.unread if not _is_redundant(name, config)]
+    if left:
+        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        raise ModelError(
+            f"{folder} holds tensors that its config.json does not account for; without them the "
+            f"model would answer wrongly: {shown}"
+        )
+    return weights
+
+
+def _is_redundant(name: str, config: DecoderConfig) -> bool:
+    return name.endswith(_DERIVED) or (config.tie_word_embeddings and name == "lm_head.weight")

@@ -1,0 +1,131 @@
+"""What the decoder wants of a checkpoint, tensor by tensor, in the order of the layers.
+
+Every tensor is read into its final place: the parts of a merged weight go slice by slice into
+one destination, which is packed before the next is made. So no second copy of the weights exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from windlass.backend import Backend, DenseWeight
+from windlass.layers.attention import HeadNorm
+from windlass.layers.linear import Linear
+from windlass.loader.checkpoint import TensorSource
+from windlass.models.config import DecoderConfig
+from windlass.models.weights import DecoderWeights, LayerWeights
+
+Part = tuple[str, int]
+
+
+class WeightReader:
+    """Reads tensors onto a backend's device in one dtype, and counts their bytes."""
+
+    def __init__(self, source: TensorSource, backend: Backend, dtype: torch.dtype) -> None:
+        self.source = source
+        self.nbytes = 0
+        self._dtype = dtype
+        self._device = backend.device.torch_device
+        self._pack_weight = backend.ops.pack_weight
+
+    def tensor(self, name: str, *shape: int) -> torch.Tensor:
+        """One tensor as it is in the checkpoint."""
+        tensor = self._empty(*shape)
+        self.source.fill(name, tensor)
+        self.nbytes += tensor.nbytes
+        return tensor
+
+    def linear(self, parts: Sequence[Part], in_features: int, bias: bool = False) -> Linear:
+        """Linear layers over the same input merged into one.
+
+        `parts` are (name, out_features); the checkpoint holds `name.weight` and `name.bias`.
+        """
+        merged = self._merged(parts, ".weight", in_features)
+        linear = Linear(self._pack_weight(merged), self._merged(parts, ".bias") if bias else None)
+        self.nbytes += linear.nbytes
+        return linear
+
+    def tied(self, embedding: torch.Tensor) -> Linear:
+        """An embedding as the output layer; shares its storage unless the backend repacks."""
+        weight = self._pack_weight(embedding)
+        shared = isinstance(weight, DenseWeight) and weight.weight is embedding
+        self.nbytes += 0 if shared else weight.nbytes
+        return Linear(weight)
+
+    def _merged(self, parts: Sequence[Part], suffix: str, *columns: int) -> torch.Tensor:
+        merged = self._empty(sum(rows for _, rows in parts), *columns)
+        start = 0
+        for name, rows in parts:
+            self.source.fill(name + suffix, merged[start : start + rows])
+            start += rows
+        return merged
+
+    def _empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(*shape, dtype=self._dtype, device=self._device)
+
+
+def read_weights(
+    source: TensorSource,
+    config: DecoderConfig,
+    backend: Backend,
+    dtype: torch.dtype,
+    report: Callable[[float], None],
+) -> DecoderWeights:
+    """All weights of a decoder; `report` gets the share that is done.
+
+    Raises:
+        ModelError: see `Checkpoint.fill`.
+    """
+    reader = WeightReader(source, backend, dtype)
+    vocab, hidden, prefix = config.vocab_size, config.hidden_size, source.prefix
+    done = vocab * hidden
+    report(0.0)
+    embedding = reader.tensor(f"{prefix}embed_tokens.weight", vocab, hidden)
+    layers = []
+    for layer in range(config.num_layers):
+        report(done / config.num_parameters)
+        layers.append(_read_layer(reader, config, f"{prefix}layers.{layer}"))
+        done += config.parameters_per_layer
+    norm = reader.tensor(f"{prefix}norm.weight", hidden)
+    if config.tie_word_embeddings:
+        lm_head = reader.tied(embedding)
+    else:
+        report(done / config.num_parameters)
+        lm_head = reader.linear([("lm_head", vocab)], hidden)
+    report(1.0)
+    return DecoderWeights(
+        embedding=embedding,
+        layers=tuple(layers),
+        norm=norm,
+        lm_head=lm_head,
+        nbytes=reader.nbytes,
+    )
+
+
+def _read_layer(reader: WeightReader, config: DecoderConfig, name: str) -> LayerWeights:
+    attention, mlp = f"{name}.self_attn", f"{name}.mlp"
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    qkv = [
+        (f"{attention}.q_proj", config.q_size),
+        (f"{attention}.k_proj", config.kv_size),
+        (f"{attention}.v_proj", config.kv_size),
+    ]
+    gate_up = [(f"{mlp}.gate_proj", intermediate), (f"{mlp}.up_proj", intermediate)]
+    head_norm = None
+    if config.qk_norm:
+        head_norm = HeadNorm(
+            query=reader.tensor(f"{attention}.q_norm.weight", config.head_dim),
+            key=reader.tensor(f"{attention}.k_norm.weight", config.head_dim),
+            eps=config.rms_norm_eps,
+        )
+    return LayerWeights(
+        input_norm=reader.tensor(f"{name}.input_layernorm.weight", hidden),
+        qkv=reader.linear(qkv, hidden, config.qkv_bias),
+        head_norm=head_norm,
+        o=reader.linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
+        post_attention_norm=reader.tensor(f"{name}.post_attention_layernorm.weight", hidden),
+        gate_up=reader.linear(gate_up, hidden, config.mlp_bias),
+        down=reader.linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
+    )

@@ -1,0 +1,1 @@
+"""Architectures: what each checkpoint's configuration means to the one decoder."""
