@@ -3,6 +3,9 @@
 A plan is a list of *deltas*. The runner keeps one row per running sequence in its request table;
 `new_rows` fills rows, `new_blocks` appends to block tables, everything else (positions, slots,
 lengths, the token sampled last) is already there. Rows are stable while a sequence runs.
+
+A runner may read a plan long after `launch` returned (another thread, another process): once
+scheduled, a plan and everything in it is never changed again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,6 +38,10 @@ class KVLayout:
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted("LBNHC"):
             raise ValueError(f"order must be a permutation of 'LBNHC', not {self.order!r}")
+
+    def with_block_size(self, block_size: int) -> KVLayout:
+        """The same layout with blocks of another size."""
+        return replace(self, block_size=block_size)
 
     def block_bytes(self, spec: KVSpec, num_layers: int) -> int:
         """Bytes of one block over all layers, keys and values."""
@@ -122,7 +126,8 @@ class KVPool:
                     for token in block
                     for part in token
                 ]
-        return _merge(sorted(ranges))
+        base = self.buffer.storage_offset()
+        return _merge(sorted((offset - base, length) for offset, length in ranges))
 
 
 def _by_stride(block: torch.Tensor) -> list[int]:

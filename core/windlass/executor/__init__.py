@@ -1,0 +1,1 @@
+"""The executor: the one model runner for every torch device."""

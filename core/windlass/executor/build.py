@@ -1,0 +1,22 @@
+"""From settings to a model runner: the one place where engine, backend and executor meet."""
+
+from __future__ import annotations
+
+from windlass.config import EngineConfig
+from windlass.plugin import create_backend
+from windlass.step import ModelRunner
+
+
+def build_runner(config: EngineConfig) -> ModelRunner:
+    """Select the backend and make its runner; nothing is loaded yet.
+
+    Raises:
+        BackendNotAvailableError: the backend that was asked for cannot be used here.
+    """
+    backend = create_backend(config.backend)
+    runner = backend.model_runner(config)
+    if runner is not None:
+        return runner
+    from windlass.executor.model_runner import TorchModelRunner
+
+    return TorchModelRunner(config, backend)

@@ -1,0 +1,120 @@
+"""Sizing and reserving the KV cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from windlass.backend import Backend, KVLayout, KVPool, KVSpec, MemoryPolicy
+from windlass.config import EngineConfig
+from windlass.errors import ConfigError, OutOfMemoryError, UnsupportedError
+from windlass.executor.profile_step import run_largest_step
+from windlass.loader import LoadedModel
+
+logger = logging.getLogger(__name__)
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """A reserved pool, and the context length that it can hold."""
+
+    pool: KVPool
+    max_model_len: int
+
+
+def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedModel) -> KVCache:
+    """Reserve as many blocks as memory allows, and no more than the sequences could ever fill.
+
+    Raises:
+        OutOfMemoryError: the cache cannot hold one sequence of the length that was asked for.
+    """
+    decoder = loaded.decoder_config
+    spec = KVSpec(
+        num_kv_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, dtype=loaded.dtype
+    )
+    layout = choose_layout(backend, spec, config.cache.block_size)
+    block_bytes = layout.block_bytes(spec, decoder.num_layers)
+    max_model_len = loaded.max_model_len
+    if config.cache.num_blocks is not None:
+        num_blocks = config.cache.num_blocks
+    else:
+        budget = _budget(
+            config,
+            backend,
+            loaded,
+            lambda: run_largest_step(config, backend, loaded, spec, layout),
+        )
+        useful = config.scheduler.max_num_seqs * -(-max_model_len // layout.block_size)
+        num_blocks = min(budget // block_bytes, useful + 1)
+    max_model_len = _fit(config, layout, block_bytes, num_blocks, max_model_len)
+    buffer = backend.allocator.reserve(
+        num_blocks * block_bytes, align=layout.align, tag="kv_cache"
+    )
+    pool = KVPool.carve(buffer, spec, layout, decoder.num_layers, num_blocks)
+    return KVCache(pool, max_model_len)
+
+
+def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVLayout:
+    """The backend's preferred layout, or its first one with the block size asked for."""
+    layouts = backend.kv_layouts(spec)
+    if block_size is None:
+        return layouts[0]
+    for layout in layouts:
+        if layout.block_size == block_size:
+            return layout
+    multiple = backend.capabilities.block_multiple
+    if block_size % multiple:
+        raise ConfigError(
+            f"block_size {block_size} is not a multiple of {multiple}, "
+            f"which backend {backend.spec.name!r} needs"
+        )
+    if not layouts[0].canonical:
+        known = ", ".join(str(layout.block_size) for layout in layouts)
+        raise UnsupportedError(f"backend {backend.spec.name!r} has block sizes {known} only")
+    return layouts[0].with_block_size(block_size)
+
+
+def _budget(
+    config: EngineConfig, backend: Backend, loaded: LoadedModel, step: Callable[[], None]
+) -> int:
+    share = config.cache.memory_utilization or backend.capabilities.memory_utilization
+    profile = backend.allocator.measure(
+        step, weights=loaded.weight_bytes, activation_estimate=_activation_bytes(config, loaded)
+    )
+    return backend.allocator.kv_budget(profile, MemoryPolicy(utilization=share))
+
+
+def _activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
+    """A generous estimate: a layer's tensors for a full step, and the sampler's logits."""
+    decoder, scheduler = loaded.decoder_config, config.scheduler
+    per_token = 6 * decoder.hidden_size + 4 * decoder.intermediate_size
+    per_token += 4 * decoder.num_heads * decoder.head_dim
+    tokens = scheduler.max_num_batched_tokens
+    sampled = min(scheduler.max_num_seqs, tokens)
+    return tokens * per_token * loaded.dtype.itemsize + sampled * decoder.vocab_size * 24
+
+
+def _fit(
+    config: EngineConfig, layout: KVLayout, block_bytes: int, num_blocks: int, max_model_len: int
+) -> int:
+    """The longest sequence the cache can hold, at most `max_model_len`."""
+    capacity = (num_blocks - 1) * layout.block_size
+    if capacity >= max_model_len:
+        return max_model_len
+    if capacity < layout.block_size or config.model.max_model_len is not None:
+        needed = -(-max_model_len // layout.block_size) + 1
+        raise OutOfMemoryError(
+            f"max_model_len {max_model_len} needs a KV cache of "
+            f"{needed * block_bytes / _GIB:.2f} GiB, and "
+            f"{max(num_blocks, 0) * block_bytes / _GIB:.2f} GiB are left for it. Lower "
+            f"max_model_len (at most {max(capacity, 0)} fits) or raise memory_utilization."
+        )
+    logger.warning(
+        "the KV cache holds %d tokens: max_model_len is lowered from %d to %d",
+        capacity,
+        max_model_len,
+        capacity,
+    )
+    return capacity

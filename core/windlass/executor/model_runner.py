@@ -1,0 +1,306 @@
+"""The model runner for every torch device: plans in, tokens out, in two phases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from windlass.backend import AttentionBatch, Backend, Event, KVPool
+from windlass.config import EngineConfig, ModelInfo
+from windlass.executor.kv_cache import allocate_kv_cache
+from windlass.executor.request_table import RequestTable
+from windlass.executor.sampler import SampledStep, Sampler
+from windlass.executor.step_upload import StepUploader, UploadedStep
+from windlass.layers.context import ForwardContext
+from windlass.loader import load_decoder
+from windlass.models.decoder import Decoder
+from windlass.request import Logprob, TokenLogprobs
+from windlass.step import ScheduledRow, StepHandle, StepPlan, StepResult
+
+_PROMPT_LOGPROB_ROWS = 256
+"""Prompt positions whose logits are held at once when prompt log-probabilities are wanted."""
+
+T = TypeVar("T")
+_Logprobs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A step whose work is queued on the device, and the host copies it will fill."""
+
+    plan: StepPlan
+    event: Event
+    sampled: list[ScheduledRow]
+    tokens: torch.Tensor
+    finite: torch.Tensor
+    logprob_counts: dict[int, int]
+    logprobs: _Logprobs | None
+    prompt_logprobs: dict[str, tuple[list[int], _Logprobs]]
+
+
+class TorchModelRunner:
+    """Implements `windlass.step.ModelRunner` on a backend.
+
+    On a device that runs kernels asynchronously `launch` queues them and returns. On any other
+    device one worker thread plays the part of the stream, so that the engine plans the next step
+    while this one runs.
+    """
+
+    def __init__(self, config: EngineConfig, backend: Backend):
+        self._config = config
+        self._backend = backend
+        self._device = backend.device.torch_device
+        self._worker: ThreadPoolExecutor | None = None
+        if not backend.capabilities.asynchronous:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="windlass-device")
+
+    def load(self, progress: Callable[[str, float], None] | None = None) -> ModelInfo:
+        """Load weights, size and reserve the KV cache, warm up."""
+        return self._submit(lambda: self._load(progress)).result()
+
+    def _load(self, progress: Callable[[str, float], None] | None) -> ModelInfo:
+        started = time.monotonic()
+        self._backend.device.activate()
+        loaded = load_decoder(self._config.model, self._backend, progress)
+        self._decoder: Decoder = loaded.decoder
+        cache = allocate_kv_cache(self._config, self._backend, loaded)
+        self._pool: KVPool = cache.pool
+        max_seqs = self._config.scheduler.max_num_seqs
+        max_blocks = -(-cache.max_model_len // self._pool.block_size)
+        vocab_size = loaded.decoder_config.vocab_size
+        self._table = RequestTable(max_seqs, max_blocks, self._device)
+        self._sampler = Sampler(self._backend, self._table, vocab_size)
+        self._uploader = StepUploader(self._backend)
+        self._backend.warmup()
+        return ModelInfo(
+            model=self._config.model.model,
+            architecture=loaded.architecture,
+            backend=self._backend.spec.name,
+            device=str(self._device),
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            vocab_size=vocab_size,
+            max_model_len=cache.max_model_len,
+            block_size=self._pool.block_size,
+            num_blocks=self._pool.num_blocks,
+            max_num_seqs=max_seqs,
+            num_parameters=loaded.num_parameters,
+            weight_bytes=loaded.weight_bytes,
+            kv_cache_bytes=self._pool.buffer.nbytes,
+            load_seconds=time.monotonic() - started,
+            eos_token_ids=loaded.eos_token_ids,
+        )
+
+    def launch(self, plan: StepPlan) -> StepHandle:
+        """Start a step."""
+        return _Handle(self._submit(lambda: self._run(plan)))
+
+    def reset(self) -> None:
+        """Forget every row."""
+        self._submit(self._forget).result()
+
+    def _forget(self) -> None:
+        self._uploader.reset()
+        for row in range(self._table.padding_row):
+            self._sampler.remove_row(row)
+
+    def close(self) -> None:
+        """Release the KV cache and the worker thread."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+        self._backend.allocator.release("kv_cache")
+        self._backend.close()
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        """Run `work` on the worker thread, or here when the device itself is asynchronous."""
+        if self._worker is not None:
+            return self._worker.submit(work)
+        future: Future[T] = Future()
+        future.set_result(work())
+        return future
+
+    @torch.inference_mode()
+    def _run(self, plan: StepPlan) -> _Launched:
+        for row in plan.freed_rows:
+            self._sampler.remove_row(row)
+        for new in plan.new_rows:
+            self._sampler.add_row(new)
+        step = self._uploader.upload(plan)
+        if step.new_rows is not None:
+            self._table.fill_rows(step.new_rows)
+        if step.new_blocks is not None:
+            self._table.append_blocks(step.new_blocks)
+        hidden = self._forward(plan, step)
+        self._table.advance(step.rows, step.query_lens)
+        prompt_logprobs = self._prompt_logprobs(plan, hidden)
+        return self._sample(plan, step, hidden, prompt_logprobs)
+
+    def _forward(self, plan: StepPlan, step: UploadedStep) -> torch.Tensor:
+        """Hidden states `[T, H]`: tokens, positions and slots are derived on the device."""
+        table, num_tokens = self._table, plan.num_tokens
+        num_decodes = num_tokens - len(step.prefill_tokens)
+        token_ids = torch.cat((table.last_token[step.rows[:num_decodes]], step.prefill_tokens))
+        computed = table.position[step.rows]
+        request = torch.repeat_interleave(step.query_lens, output_size=num_tokens)
+        within = torch.arange(num_tokens, device=self._device) - step.cu_seqlens_q[request]
+        positions = computed[request] + within
+        block_size = self._pool.block_size
+        longest = max(row.start + row.num_tokens for row in plan.rows)
+        block_table = table.block_table[step.rows, : -(-longest // block_size)]
+        blocks = block_table[request, positions // block_size].long()
+        slots = blocks * block_size + positions % block_size
+        batch = AttentionBatch(
+            cu_seqlens_q=step.cu_seqlens_q,
+            seq_lens=(computed + step.query_lens).to(torch.int32),
+            block_table=block_table,
+            slot_mapping=slots.to(self._pool.layout.slot_dtype),
+            num_decodes=num_decodes,
+            max_query_len=max(row.num_tokens for row in plan.rows),
+            max_seq_len=longest,
+            cu_seqlens_q_cpu=_prefix_sum([row.num_tokens for row in plan.rows]),
+            seq_lens_cpu=[row.start + row.num_tokens for row in plan.rows],
+        )
+        attention = self._backend.attention
+        attention_plan = attention.plan(batch, self._pool)
+        attention.plan_in_graph(attention_plan)
+        context = ForwardContext(attention, self._pool, attention_plan, batch.slot_mapping)
+        return self._decoder.forward(token_ids, positions, context)
+
+    def _sample(
+        self,
+        plan: StepPlan,
+        step: UploadedStep,
+        hidden: torch.Tensor,
+        prompt_logprobs: dict[str, tuple[list[int], _Logprobs]],
+    ) -> _Launched:
+        scheduled = [row for row in plan.rows if row.samples]
+        rows = step.rows[step.sampled]
+        result = SampledStep(rows.new_zeros(0, dtype=torch.int64), rows.new_zeros(0), {}, None)
+        if scheduled:
+            last = step.cu_seqlens_q[1:][step.sampled].long() - 1
+            logits = self._decoder.logits(hidden[last])
+            result = self._sampler.sample(logits, rows, scheduled)
+            self._table.last_token[rows] = result.tokens
+        tokens, finite = self._to_host(result.tokens), self._to_host(result.finite)
+        logprobs = result.logprobs and _map(self._to_host, result.logprobs)
+        event = self._backend.device.event()
+        event.record()
+        return _Launched(
+            plan,
+            event,
+            scheduled,
+            tokens,
+            finite,
+            result.logprob_counts,
+            logprobs,
+            prompt_logprobs,
+        )
+
+    def _prompt_logprobs(
+        self, plan: StepPlan, hidden: torch.Tensor
+    ) -> dict[str, tuple[list[int], _Logprobs]]:
+        """Log-probabilities of prompt tokens, a few positions at a time."""
+        found = {}
+        start = 0
+        for row in plan.rows:
+            targets = row.prompt_targets
+            if targets:
+                num_top = self._sampler.num_prompt_logprobs(row.row)
+                states = hidden[start : start + len(targets)]
+                parts = [
+                    self._target_logprobs(part, targets[i : i + len(part)], num_top)
+                    for i, part in zip(
+                        range(0, len(targets), _PROMPT_LOGPROB_ROWS),
+                        states.split(_PROMPT_LOGPROB_ROWS),
+                        strict=True,
+                    )
+                ]
+                joined = tuple(self._to_host(torch.cat(column)) for column in zip(*parts, strict=True))
+                found[row.request_id] = (targets, (joined[0], joined[1], joined[2], joined[3]))
+            start += row.num_tokens
+        return found
+
+    def _target_logprobs(
+        self, hidden: torch.Tensor, targets: list[int], num_top: int
+    ) -> _Logprobs:
+        ids = torch.tensor(targets, dtype=torch.int64).to(self._device)
+        result: _Logprobs = self._backend.ops.token_logprobs(
+            self._decoder.logits(hidden), ids, num_top
+        )
+        return result
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A host copy that is valid once the step's event has been reached."""
+        if not self._backend.capabilities.asynchronous:
+            return tensor
+        host = self._backend.allocator.host(tensor.nbytes, pinned=True)
+        host = host.view(tensor.dtype).view(tensor.shape)
+        return host.copy_(tensor, non_blocking=True)
+
+
+class _Handle:
+    """A launched step."""
+
+    def __init__(self, future: Future[_Launched]):
+        self._future = future
+
+    def done(self) -> bool:
+        """Whether the device has finished."""
+        return self._future.done() and (
+            self._future.exception() is not None or self._future.result().event.query()
+        )
+
+    def collect(self) -> StepResult:
+        """Wait for the device, then read the host copies."""
+        launched = self._future.result()
+        launched.event.synchronize()
+        tokens, finite = launched.tokens.tolist(), launched.finite.tolist()
+        result = StepResult(step_id=launched.plan.step_id, tokens={})
+        for scheduled, token, good in zip(launched.sampled, tokens, finite, strict=True):
+            if good:
+                result.tokens[scheduled.request_id] = token
+            else:
+                result.errors[scheduled.request_id] = "the model produced numbers that are not finite"
+        if launched.logprobs is not None:
+            ids = [tokens[i] for i in launched.logprob_counts]
+            entries = _token_logprobs(
+                ids, launched.logprobs, list(launched.logprob_counts.values())
+            )
+            for i, entry in zip(launched.logprob_counts, entries, strict=True):
+                result.logprobs[launched.sampled[i].request_id] = entry
+        for request_id, (targets, logprobs) in launched.prompt_logprobs.items():
+            num_top = logprobs[2].shape[-1]
+            result.prompt_logprobs[request_id] = _token_logprobs(
+                targets, logprobs, [num_top] * len(targets)
+            )
+        return result
+
+
+def _token_logprobs(
+    token_ids: list[int], logprobs: _Logprobs, num_top: list[int]
+) -> list[TokenLogprobs]:
+    """Per position: the token itself first, then the alternatives by rank."""
+    chosen, ranks, top_ids, top = (part.tolist() for part in logprobs)
+    entries = []
+    for i, token in enumerate(token_ids):
+        entry = {token: Logprob(chosen[i], ranks[i])}
+        for rank, other in enumerate(top_ids[i][: num_top[i]], start=1):
+            entry.setdefault(other, Logprob(top[i][rank - 1], rank))
+        entries.append(entry)
+    return entries
+
+
+def _prefix_sum(lens: list[int]) -> list[int]:
+    sums = [0]
+    for length in lens:
+        sums.append(sums[-1] + length)
+    return sums
+
+
+def _map(function: Callable[[torch.Tensor], torch.Tensor], parts: _Logprobs) -> _Logprobs:
+    a, b, c, d = (function(part) for part in parts)
+    return a, b, c, d
