@@ -15,13 +15,17 @@ OPS_GROUP = "windlass.ops"
 
 
 class Status(Enum):
-    """Whether a backend can be used on this machine, and if not, whose turn it is."""
+    """Whether a backend can be used on this machine, and if not, whose turn it is.
+
+    A probe gives any but DISABLED, which stands for a plugin that the settings exclude.
+    """
 
     AVAILABLE = "available"
     NO_DEVICE = "no device"
     NOT_INSTALLED = "not installed"
     BROKEN = "broken"
     INCOMPATIBLE = "incompatible"
+    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +62,12 @@ class BackendSpec:
     """How to reach a backend: read at discovery, before anything heavy is imported.
 
     `api` is the contract version it was built against. `target` is "module:factory"; the factory
-    is called as `factory(spec, config)` with a `windlass.config.BackendConfig` and returns a
-    `windlass.backend.Backend`. `device_type` is torch's name for the device. "auto" takes the
-    highest `priority` that is available (cpu 100, in-tree accelerators 500) and never one that
-    is "experimental". `requires` are PEP 508 strings, checked without importing.
+    is called as `factory(spec, config, arch=..., op_providers=...)` with a
+    `windlass.config.BackendConfig`, the architecture of the device in the probe's words and the
+    op providers of all plugins, and returns a `windlass.backend.Backend`. `device_type` is
+    torch's name for the device. "auto" takes the highest `priority` that is available (cpu 100,
+    in-tree accelerators 500) and never one that is "experimental". `requires` are PEP 508
+    strings, checked without importing.
     """
 
     name: str

@@ -1,0 +1,78 @@
+"""The cpu plugin at discovery: what it is, and what processor it found. No torch here."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from windlass.plugin import (
+    Availability,
+    BackendSpec,
+    DeviceDescription,
+    Status,
+    hookimpl,
+    installed_torch,
+)
+from windlass.plugin.host_memory import host_memory
+
+SPEC = BackendSpec(
+    name="cpu", target="windlass_cpu.backend:CpuBackend", device_type="cpu", priority=100
+)
+
+# Highest first: the level is the first whose flags are all there. An Arm processor lists its
+# flags under "Features", and calls 128-bit vectors "asimd".
+_LEVELS = (
+    ("amx", {"amx_tile", "amx_bf16"}),
+    ("avx512_bf16", {"avx512f", "avx512_bf16"}),
+    ("avx512", {"avx512f", "avx512bw", "avx512vl"}),
+    ("avx2", {"avx2", "fma"}),
+    ("sve", {"sve"}),
+    ("neon", {"asimd"}),
+)
+
+
+@hookimpl
+def windlass_backend() -> BackendSpec:
+    """Describe the backend."""
+    return SPEC
+
+
+@hookimpl
+def windlass_probe() -> Availability:
+    """A processor is always there; torch may be missing."""
+    return probe()
+
+
+def probe(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Availability:
+    """Describe the processor and the memory that this process may use."""
+    device = _device(proc, cgroup)
+    if installed_torch() is None:
+        return Availability(
+            status=Status.NOT_INSTALLED,
+            reason="torch is not installed",
+            hint="pip install 'windlass[cpu]'",
+            devices=(device,),
+        )
+    return Availability.available(device)
+
+
+def _device(proc: Path, cgroup: Path) -> DeviceDescription:
+    facts = _cpuinfo(proc / "cpuinfo")
+    flags = set((facts.get("flags") or facts.get("Features") or "").split())
+    return DeviceDescription(
+        index=0,
+        name=facts.get("model name") or platform.processor() or platform.machine() or "CPU",
+        arch=next((level for level, needs in _LEVELS if needs <= flags), platform.machine()),
+        total_bytes=host_memory(proc, cgroup).total,
+        unified=True,
+    )
+
+
+def _cpuinfo(path: Path) -> dict[str, str]:
+    """The facts of the first processor listed."""
+    try:
+        first = path.read_text().split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,1 @@
+"""The cuda plugin: NVIDIA GPUs."""

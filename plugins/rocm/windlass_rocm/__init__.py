@@ -1,0 +1,1 @@
+"""The rocm plugin: AMD GPUs."""

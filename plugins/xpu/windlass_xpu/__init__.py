@@ -1,0 +1,1 @@
+"""The xpu plugin: Intel GPUs."""
