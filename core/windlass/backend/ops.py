@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ class OpRegistry:
     def __getattr__(self, name: str) -> Function:
         raise AttributeError(f"there is no op {name!r}; there are: {', '.join(sorted(self._ops))}")
 
-    def __iter__(self) -> Iterable[Op]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Op]:
         return iter(self._ops.values())
 
 
