@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from windlass.config import ModelInfo
 from windlass.request import SamplingParams, TokenLogprobs
 
@@ -37,14 +39,14 @@ class NewRow:
     stop_token_ids: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class ScheduledRow:
-    """One sequence's part of a step.
+class ScheduledRow(msgspec.Struct, gc=False):
+    """One sequence's part of a step. A struct, for a step makes hundreds of them.
 
     A decode computes the token in the table's `last_token` (`token_ids` empty). A prefill chunk
     computes `token_ids`, which start at `start`. `samples` says that a token is sampled after the
     last one; `output_index` is that token's index among the sequence's output tokens.
-    `prompt_targets` are the tokens whose log-probabilities are wanted, one per chunk token.
+    `prompt_targets` are the tokens whose log-probabilities are wanted: those that follow each
+    chunk token within the prompt, so one fewer than chunk tokens where the chunk ends the prompt.
     """
 
     row: int
@@ -87,7 +89,7 @@ class StepResult:
     """What a step produced, keyed by request id.
 
     `tokens` has the sampled token of every row that sampled and did not fail; `errors` names the
-    rows whose numbers are not finite. `prompt_logprobs` has one entry per chunk token.
+    rows whose numbers are not finite. `prompt_logprobs` has one entry per prompt target.
     """
 
     step_id: int

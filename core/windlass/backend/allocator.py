@@ -36,7 +36,9 @@ class Allocator(ABC):
     """Sizes and reserves device memory. One byte buffer a pool; the core carves views."""
 
     @abstractmethod
-    def measure(self, step: Callable[[], None], *, weights: int, activation_estimate: int) -> Profile:
+    def measure(
+        self, step: Callable[[], None], *, weights: int, activation_estimate: int
+    ) -> Profile:
         """Run the largest step and report what it took.
 
         A backend whose statistics are "none" does not call `step` and returns the estimate.

@@ -59,7 +59,9 @@ class Capabilities:
     asynchronous: bool = False
     collectives: tuple[str, ...] = ("gloo",)
 
-    def missing_for(self, *, dtype: torch.dtype, head_dim: int, features: frozenset[str]) -> list[str]:
+    def missing_for(
+        self, *, dtype: torch.dtype, head_dim: int, features: frozenset[str]
+    ) -> list[str]:
         """Reasons why a model with these needs cannot run; empty when it can."""
         reasons = []
         if dtype not in self.dtypes:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 
 class Collectives(ABC):
@@ -17,7 +18,7 @@ class Collectives(ABC):
     capturable: bool = False
 
     @abstractmethod
-    def init(self, rank: int, world_size: int, store: dist.Store, *, timeout: float = 60.0) -> None:
+    def init(self, rank: int, world_size: int, store: Store, *, timeout: float = 60.0) -> None:
         """Join the group through `store`; `timeout` in seconds."""
 
     @abstractmethod
@@ -74,7 +75,7 @@ class TorchCollectives(Collectives):
         self.rank = 0
         self.world_size = 1
 
-    def init(self, rank: int, world_size: int, store: dist.Store, *, timeout: float = 60.0) -> None:
+    def init(self, rank: int, world_size: int, store: Store, *, timeout: float = 60.0) -> None:
         """Join the group through `store`."""
         dist.init_process_group(
             self.name,

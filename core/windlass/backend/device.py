@@ -76,7 +76,7 @@ class GraphPool(Protocol):
     """Captures graphs into one memory pool."""
 
     def capture(self, fn: Callable[[], None], *, key: Hashable, warmup: int = 2) -> Graph:
-        """Capture `fn`, which reads and writes static buffers only; an empty capture is an error."""
+        """Capture `fn`, which uses static buffers only; an empty capture is an error."""
         ...
 
     def memory_bytes(self) -> int:

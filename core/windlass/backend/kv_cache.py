@@ -114,31 +114,17 @@ class KVPool:
 
         All that a transfer connector needs; holds for canonical layouts.
         """
-        ranges = []
-        for view in (*self.keys, *self.values):
-            block = view[block_id]
-            size = block.element_size()
-            if block.permute(_by_stride(block)).is_contiguous():
-                ranges.append((block.storage_offset() * size, block.numel() * size))
-            else:
-                ranges += [
-                    (part.storage_offset() * size, part.numel() * size)
-                    for token in block
-                    for part in token
-                ]
-        base = self.buffer.storage_offset()
-        return _merge(sorted((offset - base, length) for offset, length in ranges))
+        numbers = torch.cat([_offsets(view[block_id]) for view in (*self.keys, *self.values)])
+        numbers = (numbers - self.buffer.storage_offset() // self.spec.dtype.itemsize).sort().values
+        breaks = torch.nonzero(numbers.diff() != 1).flatten() + 1
+        runs = torch.tensor_split(numbers, breaks.tolist())
+        size = self.spec.dtype.itemsize
+        return [(int(run[0]) * size, len(run) * size) for run in runs]
 
 
-def _by_stride(block: torch.Tensor) -> list[int]:
-    return sorted(range(block.dim()), key=lambda axis: -block.stride(axis))
-
-
-def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for offset, length in ranges:
-        if merged and merged[-1][0] + merged[-1][1] == offset:
-            merged[-1] = (merged[-1][0], merged[-1][1] + length)
-        else:
-            merged.append((offset, length))
-    return merged
+def _offsets(block: torch.Tensor) -> torch.Tensor:
+    """Where each number of a strided tensor lies in its storage, flat int64."""
+    offsets = torch.tensor([block.storage_offset()])
+    for size, stride in zip(block.shape, block.stride(), strict=True):
+        offsets = (offsets[:, None] + torch.arange(size) * stride).flatten()
+    return offsets

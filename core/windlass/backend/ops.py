@@ -49,6 +49,7 @@ class Op:
         self._choices: dict[Hashable, Function] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run the first provider that supports the call."""
         key = (*map(_static, args), *((k, _static(v)) for k, v in sorted(kwargs.items())))
         function = self._choices.get(key)
         if function is None:

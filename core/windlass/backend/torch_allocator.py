@@ -23,7 +23,9 @@ class TorchAllocator(Allocator):
         self.capabilities = capabilities
         self._reserved: dict[str, torch.Tensor] = {}
 
-    def measure(self, step: Callable[[], None], *, weights: int, activation_estimate: int) -> Profile:
+    def measure(
+        self, step: Callable[[], None], *, weights: int, activation_estimate: int
+    ) -> Profile:
         """Run the step and read the peak, where the device keeps one."""
         if self.capabilities.memory_statistics == "none":
             return Profile(weights=weights, peak_activation=activation_estimate)
@@ -60,9 +62,7 @@ class TorchAllocator(Allocator):
             raise ValueError(f"{tag!r} is already reserved")
         free = self.device.memory().free
         try:
-            whole = torch.zeros(
-                nbytes + align, dtype=torch.uint8, device=self.device.torch_device
-            )
+            whole = torch.zeros(nbytes + align, dtype=torch.uint8, device=self.device.torch_device)
         except RuntimeError as exc:
             raise OutOfMemoryError(
                 f"reserving {nbytes / _GIB:.2f} GiB for {tag} failed: "

@@ -18,9 +18,7 @@ from windlass.config import BackendConfig
 from windlass.kernels.reference import REFERENCES
 from windlass.plugin.spec import BackendSpec, OpProvider
 
-_HOST = Capabilities(
-    dtypes=(torch.bfloat16, torch.float16, torch.float32), memory_utilization=0.5
-)
+_HOST = Capabilities(dtypes=(torch.bfloat16, torch.float16, torch.float32), memory_utilization=0.5)
 _ACCELERATOR = Capabilities(
     dtypes=(torch.bfloat16, torch.float16, torch.float32),
     memory_statistics="exact",

@@ -31,9 +31,7 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
         OutOfMemoryError: the cache cannot hold one sequence of the length that was asked for.
     """
     decoder = loaded.decoder_config
-    spec = KVSpec(
-        num_kv_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, dtype=loaded.dtype
-    )
+    spec = KVSpec(num_kv_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, dtype=loaded.dtype)
     layout = choose_layout(backend, spec, config.cache.block_size)
     block_bytes = layout.block_bytes(spec, decoder.num_layers)
     max_model_len = loaded.max_model_len
@@ -49,9 +47,7 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
         useful = config.scheduler.max_num_seqs * -(-max_model_len // layout.block_size)
         num_blocks = min(budget // block_bytes, useful + 1)
     max_model_len = _fit(config, layout, block_bytes, num_blocks, max_model_len)
-    buffer = backend.allocator.reserve(
-        num_blocks * block_bytes, align=layout.align, tag="kv_cache"
-    )
+    buffer = backend.allocator.reserve(num_blocks * block_bytes, align=layout.align, tag="kv_cache")
     pool = KVPool.carve(buffer, spec, layout, decoder.num_layers, num_blocks)
     return KVCache(pool, max_model_len)
 

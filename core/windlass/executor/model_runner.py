@@ -215,18 +215,18 @@ class TorchModelRunner:
                     self._target_logprobs(part, targets[i : i + len(part)], num_top)
                     for i, part in zip(
                         range(0, len(targets), _PROMPT_LOGPROB_ROWS),
-                        states.split(_PROMPT_LOGPROB_ROWS),
+                        torch.split(states, _PROMPT_LOGPROB_ROWS),
                         strict=True,
                     )
                 ]
-                joined = tuple(self._to_host(torch.cat(column)) for column in zip(*parts, strict=True))
+                joined = tuple(
+                    self._to_host(torch.cat(column)) for column in zip(*parts, strict=True)
+                )
                 found[row.request_id] = (targets, (joined[0], joined[1], joined[2], joined[3]))
             start += row.num_tokens
         return found
 
-    def _target_logprobs(
-        self, hidden: torch.Tensor, targets: list[int], num_top: int
-    ) -> _Logprobs:
+    def _target_logprobs(self, hidden: torch.Tensor, targets: list[int], num_top: int) -> _Logprobs:
         ids = torch.tensor(targets, dtype=torch.int64).to(self._device)
         result: _Logprobs = self._backend.ops.token_logprobs(
             self._decoder.logits(hidden), ids, num_top
@@ -264,7 +264,9 @@ class _Handle:
             if good:
                 result.tokens[scheduled.request_id] = token
             else:
-                result.errors[scheduled.request_id] = "the model produced numbers that are not finite"
+                result.errors[scheduled.request_id] = (
+                    "the model produced numbers that are not finite"
+                )
         if launched.logprobs is not None:
             ids = [tokens[i] for i in launched.logprob_counts]
             entries = _token_logprobs(

@@ -21,7 +21,9 @@ def run_largest_step(
     """
     device = backend.device.torch_device
     buffer = backend.allocator.reserve(
-        2 * layout.block_bytes(spec, loaded.decoder_config.num_layers), align=layout.align, tag="profile"
+        2 * layout.block_bytes(spec, loaded.decoder_config.num_layers),
+        align=layout.align,
+        tag="profile",
     )
     pool = KVPool.carve(buffer, spec, layout, loaded.decoder_config.num_layers, 2)
     num_tokens = config.scheduler.max_num_batched_tokens
@@ -46,7 +48,9 @@ def run_largest_step(
         backend.attention, pool, backend.attention.plan(batch, pool), batch.slot_mapping
     )
     positions = torch.cat([torch.arange(n, device=device) for n in lens])
-    hidden = loaded.decoder.forward(positions % loaded.decoder_config.vocab_size, positions, context)
+    hidden = loaded.decoder.forward(
+        positions % loaded.decoder_config.vocab_size, positions, context
+    )
     sampled = min(config.scheduler.max_num_seqs, num_tokens)
     torch.log_softmax(loaded.decoder.logits(hidden[:sampled]), dim=-1)
     backend.device.synchronize()

@@ -74,7 +74,9 @@ class Sampler:
             self._add_filters(params, row)
         if params.has_penalties:
             features.penalties.add(row)
-            self._penalties.start(row, new.token_ids[: new.prompt_len], new.token_ids[new.prompt_len :])
+            self._penalties.start(
+                row, new.token_ids[: new.prompt_len], new.token_ids[new.prompt_len :]
+            )
         if params.logprobs is not None:
             features.logprobs[row] = params.logprobs
         if params.prompt_logprobs is not None:

@@ -80,8 +80,8 @@ class StepUploader:
         sampled = [i for i, scheduled in enumerate(plan.rows) if scheduled.samples]
         cu_seqlens = np.zeros(len(rows) + 1, dtype=np.int32)
         np.cumsum(lens, out=cu_seqlens[1:])
-        sizes = (len(plan.new_rows) * ROW_WORDS, blocks.size, len(rows), len(rows) + 1)
-        sizes = (*sizes, len(rows), len(tokens), len(sampled))
+        counts = (len(rows), len(rows) + 1, len(rows), len(tokens), len(sampled))
+        sizes = [len(plan.new_rows) * ROW_WORDS, blocks.size, *counts]
         staging = self._stage(sum(sizes))
         host = staging.numpy()
         for i, new in enumerate(plan.new_rows):
@@ -94,7 +94,7 @@ class StepUploader:
         device = staging.to(self._backend.device.torch_device, non_blocking=True)
         if device is staging:
             device = staging.clone()
-        parts = device.split(sizes)
+        parts = device.split_with_sizes(sizes)
         return UploadedStep(
             new_rows=parts[0].view(-1, ROW_WORDS) if sizes[0] else None,
             new_blocks=parts[1].view(-1, 3) if sizes[1] else None,

@@ -32,8 +32,8 @@ def paged_attention(
         blocks = block_table[r, : -(-seq_len // keys.shape[1])].long()
         k = keys[blocks].flatten(0, 1)[:seq_len].float()
         v = values[blocks].flatten(0, 1)[:seq_len].float()
-        o, l = attend(query[tokens].float(), k, v, scale, window, softcap, sinks)
-        out[tokens], lse[tokens] = o.to(out.dtype), l
+        result, lse[tokens] = attend(query[tokens].float(), k, v, scale, window, softcap, sinks)
+        out[tokens] = result.to(out.dtype)
     return out, lse
 
 

@@ -78,7 +78,7 @@ def sample(
     if top_k is not None or top_p is not None:
         probs = probs.where(probs >= _threshold(probs, top_k, top_p), 0.0)
     cumulative = probs.cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     target = philox_uniform(seed, position).to(torch.float64)[:, None] * total
     token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     token = torch.minimum(token, torch.searchsorted(cumulative, total).squeeze(-1))

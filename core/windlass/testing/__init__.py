@@ -1,0 +1,1 @@
+"""What a plugin is proved with: fakes that check, and generated inputs."""

@@ -1,0 +1,125 @@
+"""Generated attention inputs: a filled pool, a step over it, and what the oracle makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from windlass.backend import (
+    Attention,
+    AttentionBatch,
+    AttentionParams,
+    Backend,
+    KVLayout,
+    KVPool,
+    KVSpec,
+)
+from windlass.kernels.attention import paged_attention
+
+LAYER = 1
+"""The layer of the pool that holds the step's keys and values; layer 0 stays zero."""
+
+
+@dataclass
+class PagedStep:
+    """A step over a pool whose blocks are permuted; `keys[r]` is `[S_r, Hkv, D]` in order."""
+
+    pool: KVPool
+    batch: AttentionBatch
+    query: torch.Tensor
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+    def run(
+        self, attention: Attention, params: AttentionParams, lse: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What `attention` computes, into an output that starts as NaN."""
+        plan = attention.plan(self.batch, self.pool)
+        attention.plan_in_graph(plan)
+        out = torch.full_like(self.query, torch.nan)
+        attention.run(self.pool, LAYER, self.query, plan, params, out, lse)
+        return out
+
+    def expected(self, params: AttentionParams) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the oracle computes: (output, lse)."""
+        return paged_attention(
+            self.query,
+            self.pool.keys[LAYER],
+            self.pool.values[LAYER],
+            cu_seqlens_q=self.batch.cu_seqlens_q_cpu,
+            seq_lens=self.batch.seq_lens_cpu,
+            block_table=self.batch.block_table,
+            scale=params.scale,
+            window=params.window,
+            softcap=params.softcap,
+            sinks=params.sinks,
+        )
+
+
+def build_step(
+    backend: Backend,
+    *,
+    query_lens: list[int],
+    seq_lens: list[int],
+    layout: KVLayout | None = None,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    head_dim: int = 16,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PagedStep:
+    """Random keys and values in permuted blocks, written through the backend's `write_kv`.
+
+    Decodes (query length 1) must come first, as in every step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = backend.device.torch_device
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    spec = KVSpec(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)
+    layout = layout or backend.kv_layouts(spec)[0]
+    size = layout.block_size
+    counts = [-(-length // size) for length in seq_lens]
+    num_blocks = sum(counts) + 1
+    nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
+    buffer = torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    pool = KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
+    table = _permuted_tables(counts, num_blocks, generator).to(device)
+    keys, values = [], []
+    for r, length in enumerate(seq_lens):
+        position = torch.arange(length, device=device)
+        slots = table[r, position // size].long() * size + position % size
+        keys.append(normal(length, num_kv_heads, head_dim))
+        values.append(normal(length, num_kv_heads, head_dim))
+        slots = slots.to(layout.slot_dtype)
+        backend.attention.write_kv(pool, LAYER, keys[r], values[r], slots)
+    cu_seqlens = [sum(query_lens[:i]) for i in range(len(query_lens) + 1)]
+    decodes = (i for i, length in enumerate(query_lens) if length != 1)
+    batch = AttentionBatch(
+        cu_seqlens_q=torch.tensor(cu_seqlens, dtype=torch.int32, device=device),
+        seq_lens=torch.tensor(seq_lens, dtype=torch.int32, device=device),
+        block_table=table,
+        slot_mapping=torch.full((cu_seqlens[-1],), -1, dtype=layout.slot_dtype, device=device),
+        num_decodes=next(decodes, len(query_lens)),
+        max_query_len=max(query_lens),
+        max_seq_len=max(seq_lens),
+        cu_seqlens_q_cpu=cu_seqlens,
+        seq_lens_cpu=seq_lens,
+    )
+    return PagedStep(pool, batch, normal(cu_seqlens[-1], num_heads, head_dim), keys, values)
+
+
+def _permuted_tables(
+    counts: list[int], num_blocks: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Disjoint blocks in random order for each request; unused entries are the null block."""
+    order = torch.randperm(num_blocks - 1, generator=generator) + 1
+    table = torch.zeros(len(counts), max(counts), dtype=torch.int32)
+    start = 0
+    for r, count in enumerate(counts):
+        table[r, :count] = order[start : start + count]
+        start += count
+    return table

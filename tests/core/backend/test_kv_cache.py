@@ -1,0 +1,76 @@
+"""Layouts are permutations of one logical cache, and know where a block's bytes lie."""
+
+import itertools
+
+import pytest
+import torch
+
+from windlass.backend import KVLayout, KVPool, KVSpec, TorchBackend
+
+SPEC = KVSpec(num_kv_heads=2, head_dim=3, dtype=torch.float32)
+LAYERS, BLOCKS = 2, 5
+LAYOUTS = [
+    KVLayout(order="".join(order), kv="packed" if packed else "split", block_size=4)
+    for order in itertools.permutations("LBNHC")
+    for packed in (False, True)
+]
+
+
+def carve(layout: KVLayout) -> KVPool:
+    buffer = torch.zeros(BLOCKS * layout.block_bytes(SPEC, LAYERS), dtype=torch.uint8)
+    return KVPool.carve(buffer, SPEC, layout, LAYERS, BLOCKS)
+
+
+def test_every_layout_keeps_every_number_apart() -> None:
+    for layout in LAYOUTS:
+        pool = carve(layout)
+        views = [*pool.keys, *pool.values]
+        assert all(view.shape == (BLOCKS, 4, 2, 3) for view in views)
+        numbers = torch.arange(len(views) * views[0].numel(), dtype=torch.float32)
+        for view, part in zip(views, numbers.view(len(views), BLOCKS, 4, 2, 3), strict=True):
+            view.copy_(part)
+        stored = torch.stack(views).flatten()
+        assert torch.equal(stored, numbers), layout
+        assert torch.equal(pool.buffer.view(torch.float32).sort().values, numbers), layout
+
+
+def test_segments_are_exactly_a_blocks_bytes() -> None:
+    for layout in LAYOUTS:
+        pool = carve(layout)
+        for view in (*pool.keys, *pool.values):
+            view[3] = 1.0
+        touched = pool.buffer.view(torch.float32) != 0
+        covered = torch.zeros_like(touched)
+        for offset, length in pool.segments(3):
+            covered[offset // 4 : (offset + length) // 4] = True
+        assert torch.equal(covered, touched), layout
+
+
+def test_segments_count_from_the_buffers_start(backend: TorchBackend) -> None:
+    layout = KVLayout(order="LBHNC", block_size=4, align=4096)
+    nbytes = BLOCKS * layout.block_bytes(SPEC, LAYERS)
+    buffer = backend.allocator.reserve(nbytes, align=4096, tag="test")
+    pool = KVPool.carve(buffer, SPEC, layout, LAYERS, BLOCKS)
+    assert pool.segments(0)[0][0] == 0
+
+
+def test_a_block_major_layout_is_one_segment() -> None:
+    layout = KVLayout(order="BLNHC", kv="packed", block_size=4)
+    assert carve(layout).segments(2) == [(2 * layout.block_bytes(SPEC, LAYERS), 384)]
+
+
+def test_an_order_that_is_no_permutation_is_refused() -> None:
+    with pytest.raises(ValueError, match="permutation of 'LBNHC', not 'LBNH'"):
+        KVLayout(order="LBNH")
+
+
+def test_export_and_import_round_trip_between_layouts(backend: TorchBackend) -> None:
+    source, target = carve(LAYOUTS[3]), carve(LAYOUTS[40])
+    for view in (*source.keys, *source.values):
+        view.copy_(torch.randn(view.shape))
+    there, here = torch.tensor([1, 4]), torch.tensor([3, 2])
+    blocks = backend.attention.export_blocks(source, 1, there)
+    assert blocks.shape == (2, 2, 4, 2, 3)
+    backend.attention.import_blocks(target, 1, here, blocks)
+    assert torch.equal(target.keys[1][here], source.keys[1][there])
+    assert torch.equal(target.values[1][here], source.values[1][there])
