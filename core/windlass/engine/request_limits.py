@@ -1,0 +1,49 @@
+"""What every request must satisfy before it is queued, whichever way it came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from windlass.config import ModelInfo
+from windlass.errors import ContextLengthError, RequestError
+from windlass.request import Request
+
+
+def context_limit(info: ModelInfo) -> int:
+    """Return the most tokens a sequence may have: `max_model_len`, or less in a small KV cache.
+
+    The last token is never computed, so it needs no slot.
+    """
+    return min(info.max_model_len, (info.num_blocks - 1) * info.block_size + 1)
+
+
+def check_request(request: Request, info: ModelInfo) -> int:
+    """Return how many tokens the request may generate.
+
+    Raises:
+        ContextLengthError: the prompt leaves no room for an output token.
+        RequestError: the prompt is empty or a token id is not in the vocabulary.
+    """
+    prompt, sampling, limit = request.prompt_token_ids, request.sampling, context_limit(info)
+    if not prompt:
+        raise RequestError("The prompt must have at least one token.", param="prompt")
+    if len(prompt) > limit - 1:
+        bound = "the model's context" if limit == info.max_model_len else "the KV cache"
+        raise ContextLengthError(
+            f"The prompt has {len(prompt)} tokens. {bound.capitalize()} holds {limit} tokens, "
+            f"at least one of them output: shorten the prompt to {limit - 1} tokens."
+        )
+    _check_token_ids(prompt, "prompt", info.vocab_size)
+    _check_token_ids(sampling.stop_token_ids, "stop_token_ids", info.vocab_size)
+    _check_token_ids(sampling.logit_bias or (), "logit_bias", info.vocab_size)
+    room = limit - len(prompt)
+    return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+
+
+def _check_token_ids(token_ids: Collection[int], param: str, vocab_size: int) -> None:
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        wrong = next(token for token in token_ids if not 0 <= token < vocab_size)
+        raise RequestError(
+            f"{param} contains the token id {wrong}; ids go from 0 to {vocab_size - 1}.",
+            param=param,
+        )
