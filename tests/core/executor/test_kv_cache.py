@@ -1,0 +1,69 @@
+"""Sizing the KV cache: enough, never more than useful, clear words when it does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from windlass.backend import BackendConfig, MemoryInfo, TorchBackend
+from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from windlass.errors import ConfigError, OutOfMemoryError
+from windlass.executor.kv_cache import KVCache, allocate_kv_cache
+from windlass.loader import load_decoder
+from windlass.plugin import BackendSpec
+
+BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, channels, float32
+
+
+def allocate(
+    folder: Path, *, free: int, max_model_len: int | None = None, **cache: int | float | None
+) -> KVCache:
+    config = EngineConfig(
+        model=ModelConfig(model=str(folder), dtype="float32", max_model_len=max_model_len),
+        cache=CacheConfig(**cache),  # type: ignore[arg-type]
+        scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=16),
+    )
+    spec = BackendSpec(name="reference", target="", device_type="cpu", priority=1)
+    backend = TorchBackend(spec, BackendConfig())
+    backend.device.memory = lambda: MemoryInfo(total=1 << 40, free=free)  # type: ignore[method-assign]
+    return allocate_kv_cache(config, backend, load_decoder(config.model, backend))
+
+
+def test_plenty_of_memory_gives_what_all_sequences_could_fill(model_folder: Path) -> None:
+    cache = allocate(model_folder, free=1 << 32)
+    assert cache.pool.num_blocks == 4 * 128 // 16 + 1
+    assert cache.max_model_len == 128
+
+
+def test_little_memory_shortens_the_context_that_nobody_asked_for(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    free = 65_000
+    cache = allocate(model_folder, free=free, memory_utilization=1.0)
+    assert 16 <= cache.max_model_len < 128
+    assert cache.max_model_len == (cache.pool.num_blocks - 1) * 16
+    assert "max_model_len is lowered from 128" in caplog.text
+    assert cache.pool.buffer.nbytes <= free
+
+
+def test_a_context_that_was_asked_for_must_fit(model_folder: Path) -> None:
+    with pytest.raises(OutOfMemoryError, match="max_model_len 100 needs a KV cache of"):
+        allocate(model_folder, free=80_000, max_model_len=100, memory_utilization=1.0)
+
+
+def test_the_number_of_blocks_can_be_given(model_folder: Path) -> None:
+    cache = allocate(model_folder, free=0, num_blocks=20, block_size=8)
+    assert (cache.pool.num_blocks, cache.pool.block_size) == (20, 8)
+    assert cache.pool.buffer.nbytes == 20 * 8 * BYTES_PER_TOKEN
+
+
+def test_a_block_size_the_backend_cannot_use_is_refused(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from windlass.backend import torch_backend
+
+    picky = replace(torch_backend._HOST, block_multiple=32, preferred_block_size=32)
+    monkeypatch.setattr(torch_backend, "_HOST", picky)
+    with pytest.raises(ConfigError, match="block_size 48 is not a multiple of 32"):
+        allocate(model_folder, free=1 << 32, block_size=48)
