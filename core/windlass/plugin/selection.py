@@ -123,7 +123,7 @@ def _named(name: str, found: Sequence[FoundPlugin]) -> FoundPlugin:
     if plugin is None:
         names = [plugin.name for plugin in found]
         near = difflib.get_close_matches(name, names, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        guess = f"; did you mean {near[0]!r}?" if near else "."
         raise BackendNotAvailableError(
             f"there is no backend {name!r}{guess} Installed:\n{describe(found)}"
         )
