@@ -47,6 +47,13 @@ class ModelConfig(_Config, frozen=True):
         length = self.max_model_len
         _require(length is None or length >= 1, "max_model_len", length, "at least 1")
 
+    @property
+    def tokenizer_location(self) -> tuple[str, str | None]:
+        """Folder or hub id of the tokenizer, and its revision (which is the model's only)."""
+        if self.tokenizer is None or self.tokenizer == self.model:
+            return self.model, self.revision
+        return self.tokenizer, None
+
 
 class CacheConfig(_Config, frozen=True):
     """How the KV cache is cut and sized.
@@ -122,6 +129,18 @@ class EngineConfig(_Config, frozen=True):
 
     def __post_init__(self) -> None:
         _require(self.step_timeout > 0, "step_timeout", self.step_timeout, "above 0")
+
+
+def check_config(config: EngineConfig) -> EngineConfig:
+    """Return the config after checking the type of every field, as its journey to the engine does.
+
+    Raises:
+        ConfigError: a field has a wrong type or an unknown value; the message names it.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(config), EngineConfig)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigError(f"a setting is wrong: {error}") from error
 
 
 class ModelInfo(_Config, frozen=True):

@@ -1,0 +1,78 @@
+"""The requests that a front end has in its engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import count
+
+from windlass.request_stream import Inbox
+from windlass.text import ProcessedRequest
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A request in the engine, under the id that it has there, and its unfinished sequences.
+
+    `queued_tokens` counts its prompt tokens until the engine has answered first.
+    """
+
+    engine_id: str
+    inbox: Inbox
+    sequences: set[str]
+    queued_tokens: int
+
+
+class InFlightTable:
+    """Every request in flight.
+
+    In the engine a request is a fresh number: an id that a client uses again can never meet late
+    news of its former request, nor two ids clash.
+    """
+
+    def __init__(self) -> None:
+        self.by_client_id: dict[str, InFlight] = {}
+        self.by_engine_id: dict[str, InFlight] = {}
+        self.by_sequence: dict[str, InFlight] = {}
+        self.queued_tokens = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._numbers = count()
+
+    def new_engine_id(self) -> str:
+        """Return an id that was never used."""
+        return str(next(self._numbers))
+
+    def add(self, processed: ProcessedRequest, inbox: Inbox) -> None:
+        """Add a request whose sequences are about to be sent."""
+        sequences = {request.request_id for request in processed.requests}
+        tokens = len(processed.prompt_token_ids) * len(sequences)
+        in_flight = InFlight(processed.request_id, inbox, sequences, tokens)
+        self.by_client_id[inbox.request_id] = in_flight
+        self.by_engine_id[in_flight.engine_id] = in_flight
+        self.by_sequence.update(dict.fromkeys(sequences, in_flight))
+        self.queued_tokens += tokens
+        self.idle.clear()
+
+    def answered(self, in_flight: InFlight) -> None:
+        """Note that a request no longer waits for its first news."""
+        self.queued_tokens -= in_flight.queued_tokens
+        in_flight.queued_tokens = 0
+
+    def end_sequence(self, sequence_id: str) -> None:
+        """Note that a sequence ended."""
+        in_flight = self.by_sequence.pop(sequence_id, None)
+        if in_flight is not None:
+            in_flight.sequences.discard(sequence_id)
+
+    def remove(self, in_flight: InFlight) -> list[str]:
+        """Remove a request and return its unfinished sequences."""
+        self.answered(in_flight)
+        del self.by_client_id[in_flight.inbox.request_id]
+        del self.by_engine_id[in_flight.engine_id]
+        unfinished = list(in_flight.sequences)
+        for sequence_id in unfinished:
+            self.end_sequence(sequence_id)
+        if not self.by_engine_id:
+            self.idle.set()
+        return unfinished
