@@ -93,7 +93,7 @@ def _decoder_config(
     qk_norm: bool = False,
 ) -> DecoderConfig:
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
-    _check_fields(hf, head_dim)
+    _check_fields(hf)
     return DecoderConfig(
         vocab_size=hf.vocab_size,
         hidden_size=hf.hidden_size,
@@ -115,7 +115,7 @@ def _decoder_config(
     )
 
 
-def _check_fields(hf: HFConfig, head_dim: int) -> None:
+def _check_fields(hf: HFConfig) -> None:
     if getattr(hf, "quantization_config", None):
         method = dict(hf.quantization_config).get("quant_method", "of unknown method")
         raise ModelError(
@@ -128,8 +128,6 @@ def _check_fields(hf: HFConfig, head_dim: int) -> None:
             f"config field num_key_value_heads is {hf.num_key_value_heads}, which does not divide "
             f"num_attention_heads {hf.num_attention_heads}"
         )
-    if head_dim % 2:
-        raise ModelError(f"config field head_dim is {head_dim}; it must be even to be rotated")
 
 
 def _windows_by_layer_type(hf: HFConfig) -> tuple[int, ...]:
