@@ -1,0 +1,45 @@
+"""The ASGI application: routes and the layers around them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from windlass_server.errors import to_api_error
+from windlass_server.middleware import Authentication, BodyLimit, Boundary
+from windlass_server.routes import chat_completions, completions, models, operations
+from windlass_server.state import ServerState
+
+
+async def _http_error(_request: Request, exc: Exception) -> Response:
+    return to_api_error(exc).response()
+
+
+def create_app(state: ServerState) -> FastAPI:
+    """Return the application that serves `state`; its layers from the inside out:
+    body limit, key, error boundary, CORS.
+    """
+    app = FastAPI(title="Windlass", openapi_url=None, redirect_slashes=False)
+    app.state.server = state
+    for module in (chat_completions, completions, models, operations):
+        app.include_router(module.router)
+    app.add_exception_handler(HTTPException, _http_error)
+    settings = state.settings
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
+    if settings.api_keys:
+        app.add_middleware(
+            Authentication, keys=settings.api_keys, public_paths=settings.public_paths
+        )
+    app.add_middleware(Boundary, state=state)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app

@@ -1,0 +1,182 @@
+"""`windlass serve`: the flags of the server, and the way from them to a running one.
+
+Imported to show help, so what is heavy is imported in `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from windlass.arguments import add_engine_arguments, engine_config
+from windlass.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from windlass.config import EngineConfig
+    from windlass_server.engine import Engine
+    from windlass_server.settings import ServerSettings
+
+HELP = "serve a model over HTTP with OpenAI's API"
+
+DEMO_MODEL_NAME = "windlass-demo"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `windlass serve`, and those of the engine."""
+    _add_listen_arguments(parser)
+    _add_access_arguments(parser)
+    _add_api_arguments(parser)
+    _add_log_arguments(parser)
+    add_engine_arguments(parser)
+
+
+def _add_listen_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    group.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 takes any free one"
+    )
+    group.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
+    group.add_argument("--root-path", default="", help="path under which a proxy serves this")
+    group.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long running requests may go on after SIGTERM",
+    )
+
+
+def _add_access_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("access")
+    group.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="require this key (or one of several) on every route but the probes",
+    )
+    group.add_argument(
+        "--public-metrics", action="store_true", help="/metrics and /version need no key"
+    )
+    group.add_argument(
+        "--allowed-origins",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="web origins that browsers may call from, * for all (default: none)",
+    )
+    group.add_argument(
+        "--max-body-bytes",
+        type=int,
+        default=32 * 1024 * 1024,
+        metavar="BYTES",
+        help="largest request body",
+    )
+
+
+def _add_api_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("API")
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help="names of the model in the API (default: MODEL)",
+    )
+    group.add_argument(
+        "--chat-template", metavar="FILE", help="chat template instead of the model's own"
+    )
+    group.add_argument(
+        "--strict-params", action="store_true", help="refuse parameters that are unknown"
+    )
+
+
+def _add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("log")
+    group.add_argument("--access-log", action="store_true", help="log a line per request")
+    group.add_argument(
+        "--disable-log-stats", action="store_true", help="no line about throughput every 10 s"
+    )
+    group.add_argument("--log-format", choices=("text", "json"), default="text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal.
+
+    Raises:
+        WindlassError: a setting is wrong, the address is taken, or the model cannot be loaded.
+    """
+    config = engine_config(args)
+    settings = server_settings(args)
+    from windlass_server.lifecycle import serve
+
+    if args.model is None:
+        from windlass_server.console import DEMO_NOTICE
+
+        print(DEMO_NOTICE, flush=True)
+    return serve(settings, _starter(config))
+
+
+def _starter(config: EngineConfig) -> Callable[[Callable[[str, float], None]], Awaitable[Engine]]:
+    async def start(progress: Callable[[str, float], None]) -> Engine:
+        from windlass.async_engine import AsyncEngine
+
+        return await AsyncEngine.start(config, progress)
+
+    return start
+
+
+def server_settings(args: argparse.Namespace) -> ServerSettings:
+    """Make the server's settings from parsed flags.
+
+    Raises:
+        ConfigError: a value is wrong, or a file cannot be read.
+    """
+    from windlass_server.settings import ServerSettings
+
+    names = args.served_model_name or [args.model or DEMO_MODEL_NAME]
+    return ServerSettings(
+        served_model_names=tuple(names),
+        host=args.host,
+        port=args.port,
+        uds=args.uds,
+        root_path=args.root_path,
+        api_keys=tuple(args.api_key),
+        public_metrics=args.public_metrics,
+        allowed_origins=_origins(args.allowed_origins),
+        max_body_bytes=args.max_body_bytes,
+        strict_params=args.strict_params,
+        priority_scheduling=args.scheduling_policy == "priority",
+        chat_template=_read_template(args.chat_template),
+        shutdown_timeout=args.shutdown_timeout,
+        log_stats=not args.disable_log_stats,
+        access_log=args.access_log,
+        log_format=args.log_format,
+    )
+
+
+def _origins(words: list[str]) -> tuple[str, ...]:
+    """Read origins as words, or as one JSON array, which is vLLM's form."""
+    if len(words) != 1 or not words[0].startswith("["):
+        return tuple(words)
+    try:
+        origins = json.loads(words[0])
+    except json.JSONDecodeError as exc:
+        raise ConfigError(f"--allowed-origins is not valid JSON: {exc}") from None
+    if not all(isinstance(origin, str) for origin in origins):
+        raise ConfigError("--allowed-origins must be strings")
+    return tuple(origins)
+
+
+def _read_template(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"cannot read the chat template {path}: {reason}") from exc

@@ -1,0 +1,51 @@
+"""What `windlass serve` prints on standard output."""
+
+from __future__ import annotations
+
+import sys
+
+from windlass.config import ModelInfo
+from windlass_server.settings import ServerSettings
+
+DEMO_NOTICE = (
+    "No model was named: serving the embedded demo model, a tiny one that knows its own little "
+    "world.\nName another with: windlass serve MODEL (a folder or a Hugging Face id)."
+)
+
+
+def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
+    """Return the address and two ways to try it. `address` is what clients connect to."""
+    name, base = settings.model_name, f"{address}{settings.root_path.rstrip('/')}/v1"
+    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
+    socket = f"--unix-socket {settings.uds} " if settings.uds else ""
+    lines = [
+        f"Windlass serves {name} on {info.backend} ({info.device}, {info.dtype}) at {address}",
+        "",
+        "Try it:",
+        f"  curl {socket}{base}/chat/completions -H 'Content-Type: application/json'{key} "
+        f"-d '{body}'",
+    ]
+    if not settings.uds:
+        python_key = "YOUR_KEY" if settings.api_keys else "none"
+        lines += [
+            "or in Python (pip install openai):",
+            "  from openai import OpenAI",
+            f'  client = OpenAI(base_url="{base}", api_key="{python_key}")',
+            f'  print(client.chat.completions.create(model="{name}", '
+            'messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content)',
+        ]
+    return "\n".join([*lines, "", "Press Ctrl+C to stop."])
+
+
+def print_ready(text: str) -> None:
+    """Print to standard output, with colour when it is a terminal."""
+    if not sys.stdout.isatty():
+        print(text, flush=True)
+        return
+    from rich.console import Console
+
+    head, _, rest = text.partition("\n")
+    console = Console()
+    console.print(head, style="bold green", highlight=False, markup=False)
+    console.print(rest, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,66 @@
+"""What the server needs of an engine: the interface of `windlass.async_engine.AsyncEngine`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from windlass.config import ModelInfo
+from windlass.engine.outputs import EngineStats
+from windlass.request import RequestOutput, SamplingParams
+from windlass.text import Prompt, Tokenizer
+
+
+class RequestStream(Protocol):
+    """The outputs of one request; closing it aborts what is not finished."""
+
+    def __aiter__(self) -> AsyncIterator[RequestOutput]:
+        """Iterate; raises RequestFailedError or EngineDeadError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Abort the request unless it has ended."""
+        ...
+
+
+class Engine(Protocol):
+    """An engine that runs elsewhere and is talked to with await."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    default_sampling: dict[str, Any]
+
+    async def submit(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        delta: bool = False,
+    ) -> RequestStream:
+        """Queue a request; raises RequestError or EngineDeadError before anything is queued."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return the gauges and counters last reported."""
+        ...
+
+    def check_health(self) -> None:
+        """Raise EngineDeadError when the engine is dead or hangs."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """How often a dead engine process was replaced."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted now."""
+        ...
+
+    async def shutdown(self) -> None:
+        """End the engine process."""
+        ...

@@ -1,0 +1,232 @@
+"""One API call on the engine: its prompts submitted, their outputs merged, counted and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from starlette.types import Receive
+
+from windlass.errors import EngineDeadError, EngineError, QueueFullError, RequestFailedError
+from windlass.request import (
+    CompletionOutput,
+    FinishReason,
+    RequestOutput,
+    SamplingParams,
+    TokenLogprobs,
+)
+from windlass.text import Prompt
+from windlass_server.engine import Engine, RequestStream
+from windlass_server.errors import engine_away, shutting_down
+from windlass_server.metrics import RequestTimer
+from windlass_server.protocol.sampling import SamplingFields
+from windlass_server.protocol.usage import Usage
+from windlass_server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Output = tuple[int, RequestOutput]
+"""The index of the prompt and its news."""
+
+
+class ClientDisconnected(Exception):
+    """Nobody is there to read the answer."""
+
+
+class Generation:
+    """The engine requests of one API call, one per prompt."""
+
+    def __init__(self, state: ServerState, sampling: SamplingParams) -> None:
+        self.sampling = sampling
+        self._state = state
+        self._streams: list[RequestStream] = []
+        self._timers: list[RequestTimer] = []
+        self._open = 0
+        self._failed = False
+        self._prompt_tokens: dict[int, int] = {}
+        self._cached_tokens: dict[int, int] = {}
+        self._completion_tokens = 0
+
+    @classmethod
+    async def start(
+        cls,
+        state: ServerState,
+        engine: Engine,
+        prompts: Sequence[Prompt],
+        sampling: SamplingParams,
+        body: SamplingFields,
+    ) -> Generation:
+        """Submit every prompt; when one is refused, none is left behind.
+
+        Raises:
+            RequestError, ApiError: the engine refused; nothing has been sent to the client.
+        """
+        generation = cls(state, sampling)
+        try:
+            for prompt in prompts:
+                await generation._submit(engine, prompt, body)
+        except QueueFullError:
+            state.metrics.queue_rejections.inc()
+            await generation.aclose()
+            raise
+        except EngineDeadError as exc:
+            await generation.aclose()
+            raise engine_away(exc) from exc
+        except BaseException:
+            await generation.aclose()
+            raise
+        return generation
+
+    async def _submit(self, engine: Engine, prompt: Prompt, body: SamplingFields) -> None:
+        stream = await engine.submit(
+            prompt,
+            self.sampling,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt or "",
+            delta=True,
+        )
+        self._streams.append(stream)
+        self._open += self.sampling.n
+        count_max = body.max_tokens is not None
+        self._timers.append(RequestTimer(self._state.metrics, self.sampling, count_max=count_max))
+
+    async def outputs(self) -> AsyncGenerator[Output, None]:
+        """Yield the news of all prompts until every choice has finished.
+
+        Raises:
+            RequestFailedError, EngineDeadError, ApiError: a choice did not finish.
+        """
+        source = self._merged() if len(self._streams) > 1 else self._single()
+        try:
+            async with aclosing(source) as outputs:
+                async for index, output in outputs:
+                    self._count(index, output)
+                    yield index, output
+            if self._open:
+                raise RequestFailedError("The engine ended the request before it finished.")
+        except EngineError:
+            self._failed = True
+            if self._state.stopping.is_set():
+                raise shutting_down() from None
+            raise
+        finally:
+            await self.aclose()
+
+    async def _single(self) -> AsyncGenerator[Output, None]:
+        async for output in self._streams[0]:
+            yield 0, output
+
+    async def _merged(self) -> AsyncGenerator[Output, None]:
+        queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]]
+        queue = asyncio.Queue(len(self._streams))
+
+        async def pump(index: int, stream: RequestStream) -> None:
+            try:
+                async for output in stream:
+                    await queue.put((index, output))
+            except Exception as exc:
+                await queue.put((index, exc))
+                raise
+            await queue.put((index, None))
+
+        pumps = [asyncio.create_task(pump(i, s)) for i, s in enumerate(self._streams)]
+        try:
+            running = len(pumps)
+            while running:
+                index, item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    running -= 1
+                else:
+                    yield index, item
+        finally:
+            await _cancel(*pumps)
+
+    def _count(self, index: int, output: RequestOutput) -> None:
+        self._timers[index].observe(output)
+        self._prompt_tokens.setdefault(index, len(output.prompt_token_ids))
+        self._cached_tokens.setdefault(index, output.num_cached_tokens)
+        for choice in output.outputs:
+            self._completion_tokens += len(choice.token_ids)
+            if choice.finish_reason in ("abort", "error"):
+                raise RequestFailedError("The engine gave the request up.")
+            if choice.finish_reason is not None:
+                self._open -= 1
+
+    async def aclose(self) -> None:
+        """Abort what has not finished; may be called twice."""
+        streams, self._streams = self._streams, []
+        for timer in self._timers:
+            timer.end(failed=self._failed)
+        for stream in streams:
+            await stream.aclose()
+
+    def usage(self, *, count_output: bool = True) -> Usage:
+        """Return the tokens so far, of all prompts and choices."""
+        return Usage.of(
+            sum(self._prompt_tokens.values()),
+            self._completion_tokens if count_output else 0,
+            sum(self._cached_tokens.values()),
+        )
+
+
+@dataclass(slots=True)
+class Answer:
+    """One choice, put together from its news."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def add(self, news: CompletionOutput) -> None:
+        """Append what is new."""
+        self.texts.append(news.text)
+        self.token_ids += news.token_ids
+        self.logprobs += news.logprobs or ()
+        self.finish_reason = news.finish_reason or self.finish_reason
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.texts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_disconnect(
+    work: Coroutine[None, None, Result], receive: Receive, stopping: asyncio.Event
+) -> Result:
+    """Run `work`, but no longer than the client stays and the server may wait.
+
+    Raises:
+        ClientDisconnected: the client went away; `work` has been cancelled.
+        ApiError: the server stops now; `work` has been cancelled.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((task, gone, stop), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientDisconnected
+        raise shutting_down()
+    finally:
+        await _cancel(task, gone, stop)

@@ -1,0 +1,96 @@
+"""uvicorn's h11 protocol with two clocks: for a slow request head and for a reader that stalls."""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from windlass_server.errors import invalid_request
+from windlass_server.settings import ServerSettings
+
+
+class HttpProtocol(H11Protocol):
+    """One connection. Limits in seconds; `bound_protocol` makes a class with other ones."""
+
+    header_timeout = 30.0
+    write_timeout = 60.0
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for the first request's head."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(self.header_timeout, self._on_slow_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop both clocks."""
+        self._stop_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Let a head that begins on a kept connection have its own clock."""
+        super().data_received(data)
+        reading_head = self.conn.their_state is h11.IDLE
+        if not reading_head and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        elif reading_head and self._head_timer is None and self.conn.trailing_data[0]:
+            self._head_timer = self.loop.call_later(self.header_timeout, self._on_slow_head)
+
+    def _on_slow_head(self) -> None:
+        self._head_timer = None
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Start the clock: the client does not read."""
+        super().pause_writing()
+        self._watch_buffer(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Stop the clock: the client reads again."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
+
+    def _watch_buffer(self, size: int) -> None:
+        self._write_timer = self.loop.call_later(self.write_timeout, self._on_stall, size)
+
+    def _on_stall(self, size_before: int) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size < size_before:
+            self._watch_buffer(size)
+        else:
+            self.transport.abort()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._write_timer = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that is no HTTP in OpenAI's shape too, and close."""
+        error = invalid_request(msg)
+        body = error.body()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        head = h11.Response(status_code=error.status, headers=headers, reason=b"Bad Request")
+        for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+def bound_protocol(settings: ServerSettings) -> type[HttpProtocol]:
+    """Return the protocol with the limits of `settings`."""
+    limits = {
+        "header_timeout": settings.header_timeout,
+        "write_timeout": settings.write_timeout,
+    }
+    return type("BoundHttpProtocol", (HttpProtocol,), limits)

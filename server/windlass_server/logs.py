@@ -1,0 +1,69 @@
+"""Log lines as text or JSON, on standard error, and the line about throughput."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Literal
+
+import msgspec
+
+from windlass_server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+STATS_INTERVAL = 10.0
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
+        fields = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+def configure_logging(log_format: Literal["text", "json"]) -> None:
+    """Send all log lines to standard error in one format; uvicorn's from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("windlass", "windlass_server"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+async def log_stats(state: ServerState, interval: float = STATS_INTERVAL) -> None:
+    """Log throughput and load every `interval` seconds while there is something to tell."""
+    before, then = state.metrics.tokens(), time.monotonic()
+    busy = False
+    while True:
+        await asyncio.sleep(interval)
+        tokens, now = state.metrics.tokens(), time.monotonic()
+        was_busy, busy = busy, tokens != before
+        if (busy or was_busy) and state.engine is not None:
+            rates = [(new - old) / (now - then) for new, old in zip(tokens, before, strict=True)]
+            logger.info("%s", _stats_line(state, *rates))
+        before, then = tokens, now
+
+
+def _stats_line(state: ServerState, prompt_rate: float, generation_rate: float) -> str:
+    assert state.engine is not None
+    stats = state.engine.stats()
+    hit_rate = stats.prefix_cache_hits / max(1, stats.prefix_cache_queries)
+    return (
+        f"Avg prompt throughput: {prompt_rate:.1f} tokens/s, "
+        f"Avg generation throughput: {generation_rate:.1f} tokens/s, "
+        f"Running: {stats.num_running} reqs, Waiting: {stats.num_waiting} reqs, "
+        f"KV cache usage: {stats.kv_cache_usage:.1%}, Prefix cache hit rate: {hit_rate:.1%}"
+    )

@@ -1,0 +1,144 @@
+"""What happens to every HTTP request before a route sees it. Pure ASGI, so that streams stream."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from windlass_server.errors import ApiError, body_too_large, invalid_api_key, to_api_error
+from windlass_server.generation import ClientDisconnected
+from windlass_server.state import ServerState
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("windlass_server.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED = 499
+"""The status under which a request is counted whose client left before the answer's head."""
+
+
+class Boundary:
+    """The outermost layer: ids, counts, and an error object for everything that is raised."""
+
+    def __init__(self, app: ASGIApp, state: ServerState) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        status, started = 0, time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with self._state.counted():
+            try:
+                await self._app(scope, receive, send_with_id)
+            except (ClientDisconnected, ClientDisconnect):
+                status = status or CLIENT_CLOSED
+                self._state.metrics.client_disconnects.inc()
+            except Exception as exc:
+                error = to_api_error(exc)
+                if error.error.code == "internal_error":
+                    logger.exception("Request %s failed", request_id)
+                if status:
+                    raise
+                await error.response()(scope, receive, send_with_id)
+        self._observe(scope, status, time.monotonic() - started, request_id)
+
+    def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        handler = getattr(scope.get("route"), "path", "unknown")
+        self._state.metrics.observe_http(handler, scope["method"], status, seconds)
+        if self._state.settings.access_log:
+            path = scope["path"].encode("unicode_escape", "replace").decode("ascii")[:200]
+            access_logger.info(
+                "%s %s %d %.3fs %s", scope["method"], path, status, seconds, request_id
+            )
+
+
+class Authentication:
+    """Asks for a key on every path that is not public, known to the app or not."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], public_paths: frozenset[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+        self._public_paths = public_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through or raise a 401."""
+        if scope["type"] == "http" and scope["path"] not in self._public_paths:
+            self._check(Headers(scope=scope))
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers) -> None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [token.strip()] if scheme.lower() == "bearer" else []
+        given += [headers["x-api-key"]] if "x-api-key" in headers else []
+        # Every key is compared with every digest: the time tells nothing about which one is near.
+        matches = [
+            hmac.compare_digest(_digest(key), digest) for key in given for digest in self._digests
+        ]
+        if not any(matches):
+            raise invalid_api_key(bool(given))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class BodyLimit:
+    """Bounds the bytes of a body, before and while it is read, and the wait for its next part."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request with a `receive` that raises 413 or 408."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise body_too_large(self._max_bytes)
+        read, complete = 0, False
+
+        async def bounded_receive() -> Message:
+            nonlocal read, complete
+            if complete:
+                return await receive()
+            message = await self._next_part(receive)
+            read += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if read > self._max_bytes:
+                raise body_too_large(self._max_bytes)
+            return message
+
+        await self._app(scope, bounded_receive, send)
+
+    async def _next_part(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await receive()
+        except TimeoutError:
+            message = f"No part of the request body arrived within {self._timeout:g} s."
+            raise ApiError(408, message, headers={"Connection": "close"}) from None

@@ -1,0 +1,119 @@
+"""What becomes of the keys of a body that are not declared as fields.
+
+A key is known and has no influence here (accepted), known and not supported (refused unless it
+asks for nothing), or unknown (reported, or refused with `--strict-params`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from windlass_server.errors import ApiError, unsupported
+from windlass_server.protocol.fields import Body
+
+MAX_REPORTED = 10
+
+_WITHOUT_INFLUENCE = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "store",
+    }
+)
+
+_NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
+
+_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": _NOTHING,
+    "bad_words": _NOTHING,
+    "chat_template": _NOTHING,
+    "documents": _NOTHING,
+    "guided_choice": _NOTHING,
+    "guided_grammar": _NOTHING,
+    "guided_json": _NOTHING,
+    "guided_regex": _NOTHING,
+    "length_penalty": (None, 1, 1.0),
+    "logits_processors": _NOTHING,
+    "min_completion_tokens": _NOTHING,
+    "prompt_embeds": _NOTHING,
+    "response_format": (*_NOTHING, {"type": "text"}),
+    "return_token_ids": _NOTHING,
+    "return_tokens_as_token_ids": _NOTHING,
+    "service_tier": (None, "auto", "default"),
+    "structured_outputs": _NOTHING,
+    "thinking_token_budget": _NOTHING,
+    "truncate_prompt_tokens": _NOTHING,
+    "use_beam_search": _NOTHING,
+    "verbosity": (None, "medium"),
+}
+"""Parameter -> the values that ask for nothing, and so are accepted."""
+
+CHAT_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    **_UNSUPPORTED,
+    "audio": _NOTHING,
+    "best_of": (None, 1),
+    "echo": _NOTHING,
+    "function_call": (None, "none"),
+    "functions": _NOTHING,
+    "mm_processor_kwargs": _NOTHING,
+    "modalities": (None, [], ["text"]),
+    "suffix": _NOTHING,
+    "web_search_options": (None,),
+}
+
+COMPLETION_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {**_UNSUPPORTED, "suffix": (None,)}
+
+
+def _asks_for_nothing(value: object, accepted: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(a) and value == a for a in accepted)
+
+
+def unknown_parameters(body: Body, refused: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """Return the keys of `body` that nobody knows, as paths.
+
+    Raises:
+        ApiError: 400, a key of `refused` asks for something.
+    """
+    unknown = []
+    for name, value in (body.model_extra or {}).items():
+        if name in refused:
+            if not _asks_for_nothing(value, refused[name]):
+                raise unsupported(name)
+        elif name not in _WITHOUT_INFLUENCE:
+            unknown.append(name)
+    return unknown + [path for field, inner in _inner(body) for path in _keys(field, inner)]
+
+
+def _inner(body: Body) -> Iterator[tuple[str, Body]]:
+    for name in type(body).model_fields:
+        value = getattr(body, name)
+        if isinstance(value, Body):
+            yield name, value
+        elif isinstance(value, list) and value and isinstance(value[0], Body):
+            for index, item in enumerate(value):
+                yield f"{name}[{index}]", item
+
+
+def _keys(path: str, body: Body) -> list[str]:
+    own = [f"{path}.{name}" for name in body.model_extra or {}]
+    return own + [key for name, inner in _inner(body) for key in _keys(f"{path}.{name}", inner)]
+
+
+def printable(names: list[str]) -> str:
+    """List at most `MAX_REPORTED` parameter names so that they fit a header and a log line."""
+    shown = [
+        "".join(c if c.isascii() and (c.isalnum() or c in "_-.[]") else "?" for c in name[:64])
+        for name in names[:MAX_REPORTED]
+    ]
+    return ", ".join(shown) + (", ..." if len(names) > MAX_REPORTED else "")
+
+
+def unknown_parameter(names: list[str]) -> ApiError:
+    """Return the 400 of `--strict-params`."""
+    text = f"Unknown parameter: {printable(names)}."
+    return ApiError(400, text, param=printable(names[:1]), code="unknown_parameter")

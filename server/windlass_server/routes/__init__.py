@@ -1,0 +1,1 @@
+"""One file per surface; each exposes a `router`."""

@@ -1,0 +1,69 @@
+"""The first steps that all generating routes share, and the way to a whole answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar, cast
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from windlass_server.body import parse_body
+from windlass_server.engine import Engine
+from windlass_server.errors import unsupported
+from windlass_server.generation import until_disconnect
+from windlass_server.protocol.parameters import printable, unknown_parameter, unknown_parameters
+from windlass_server.protocol.sampling import SamplingFields
+from windlass_server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+Body = TypeVar("Body", bound=SamplingFields)
+
+WARNING_HEADER = "x-windlass-warning"
+
+
+def server_state(request: Request) -> ServerState:
+    """Return the state of the server that got this request."""
+    return cast(ServerState, request.app.state.server)
+
+
+async def accept(
+    request: Request, model: type[Body], refused: Mapping[str, tuple[Any, ...]]
+) -> tuple[Body, Engine, dict[str, str]]:
+    """Validate the body; return it with the engine and the headers of the answer.
+
+    Raises:
+        ApiError: 4xx, the body is wrong; 503, the server cannot serve now.
+    """
+    state = server_state(request)
+    engine = state.serving_engine()
+    body = await parse_body(request, model)
+    state.require_model(body.model)
+    unknown = unknown_parameters(body, refused)
+    if body.priority and not state.settings.priority_scheduling:
+        raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
+    if not unknown:
+        return body, engine, {}
+    if state.settings.strict_params:
+        raise unknown_parameter(unknown)
+    names = printable(unknown)
+    logger.warning("Unknown parameters were ignored: %s", names)
+    return body, engine, {WARNING_HEADER: f"unknown parameters were ignored: {names}"}
+
+
+async def whole_answer(
+    request: Request, work: Coroutine[None, None, msgspec.Struct], headers: Mapping[str, str]
+) -> Response:
+    """Run `work` while the client stays and return its result as JSON."""
+    state = server_state(request)
+    answer = await until_disconnect(work, request.receive, state.stopping)
+    return json_response(answer, headers)
+
+
+def json_response(body: msgspec.Struct, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a 200 with `body` as JSON."""
+    data = msgspec.json.encode(body)
+    return Response(data, headers=headers, media_type="application/json")

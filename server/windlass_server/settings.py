@@ -1,0 +1,67 @@
+"""Every setting of the HTTP server, frozen; the engine's settings are `windlass.config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from windlass.errors import ConfigError
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the server listens, whom it lets in and how long it waits.
+
+    `served_model_names` are the names that clients may ask for, the first is reported back.
+    Without `api_keys` everyone is let in. Durations are in seconds, `max_body_bytes` in bytes.
+    """
+
+    served_model_names: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    root_path: str = ""
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    public_metrics: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 32 * MIB
+    strict_params: bool = False
+    priority_scheduling: bool = False
+    chat_template: str | None = None
+    shutdown_timeout: float = 30.0
+    keep_alive_interval: float = 15.0
+    header_timeout: float = 30.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    log_stats: bool = True
+    access_log: bool = False
+    log_format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        if not self.served_model_names:
+            raise ConfigError("served_model_names must hold at least one name")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
+        if self.max_body_bytes < 1:
+            raise ConfigError(f"max_body_bytes must be at least 1, not {self.max_body_bytes}")
+        if self.shutdown_timeout < 0:
+            raise ConfigError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
+        if any(not key for key in self.api_keys):
+            raise ConfigError("api_key must not be empty")
+        if self.root_path and not self.root_path.startswith("/"):
+            raise ConfigError(f"root_path must start with '/', not {self.root_path!r}")
+
+    @property
+    def model_name(self) -> str:
+        """The name that labels metrics and log lines."""
+        return self.served_model_names[0]
+
+    @property
+    def public_paths(self) -> frozenset[str]:
+        """The paths that need no key."""
+        open_paths = ["/health", "/ready", "/ping"]
+        if self.public_metrics:
+            open_paths += ["/metrics", "/version"]
+        return frozenset(self.root_path.rstrip("/") + path for path in open_paths)
