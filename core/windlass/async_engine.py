@@ -212,6 +212,8 @@ class AsyncEngine:
             if in_flight is not None:
                 outputs.append(output)
                 owners[in_flight.engine_id] = in_flight
+        if not outputs:
+            return
         try:
             results, stopped = self._outputs.update(outputs)
         except Exception:
