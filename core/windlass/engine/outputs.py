@@ -7,7 +7,7 @@ import msgspec
 from windlass.request import FinishReason, RequestMetrics, TokenLogprobs
 
 
-class SequenceOutput(msgspec.Struct, kw_only=True, omit_defaults=True):
+class SequenceOutput(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """News of one sequence: the tokens since the last output, and its end when it ended.
 
     `logprobs` runs beside `new_token_ids`; `prompt_logprobs` comes once, with the first token, an

@@ -64,8 +64,9 @@ class StepRecovery:
             with contextlib.suppress(Exception):
                 handle.collect()
         outputs: list[SequenceOutput] = []
+        unfinished = self._scheduler.sequences.by_id
         suspects = self._reset(plan, error).request_ids
-        self._isolate([name for name in suspects if self._scheduler.knows(name)], outputs)
+        self._isolate([name for name in suspects if name in unfinished], outputs)
         return outputs + self._scheduler.take_ended()
 
     def _isolate(self, suspects: list[str], outputs: list[SequenceOutput]) -> None:

@@ -12,11 +12,9 @@ gets a block writes it after the last step that read it.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from operator import attrgetter
 
 import msgspec
 
@@ -26,15 +24,13 @@ from windlass.engine.block_tables import BlockTables
 from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.request_limits import check_request
 from windlass.engine.sequence import Sequence, SequenceStatus
-from windlass.engine.waiting_queue import WaitingQueue
+from windlass.engine.sequence_table import SequenceTable
 from windlass.errors import RequestError
 from windlass.request import FinishReason, Request
 from windlass.step import NewRow, ScheduledRow, StepPlan, StepResult
 
 _ON_DEVICE: list[int] = []
 """A decode's token ids: its one input token is in the runner's request table."""
-
-_order = attrgetter("order")
 
 
 @dataclass(slots=True)
@@ -63,19 +59,16 @@ class Scheduler:
         clock: Callable[[], float],
     ) -> None:
         self.blocks = BlockManager(info.num_blocks, info.block_size, cache.enable_prefix_caching)
-        self._tables = BlockTables(self.blocks)
         self.max_num_seqs = min(config.max_num_seqs, info.max_num_seqs)
+        self._block_tables = BlockTables(self.blocks)
+        self.sequences = SequenceTable(self.max_num_seqs, self._block_tables)
+        self._block_size = info.block_size
         self._token_budget = config.max_num_batched_tokens
+        self._running_limit = self.max_num_seqs
         self._by_priority = config.policy == "priority"
         self._info = info
         self._clock = clock
-        self._sequences: dict[str, Sequence] = {}
-        self._waiting = WaitingQueue()
-        self._running: list[Sequence] = []
-        self._running_limit = self.max_num_seqs
         self._in_flight: dict[int, list[Sequence]] = {}
-        self._free_rows = list(range(self.max_num_seqs - 1, -1, -1))
-        self._freed_rows: list[int] = []
         self._ended: list[SequenceOutput] = []
         self._arrivals = itertools.count()
         self._step_ids = itertools.count()
@@ -84,24 +77,19 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a sequence is unfinished or an end is not yet reported."""
-        return bool(self._sequences or self._ended)
-
-    @property
-    def num_running(self) -> int:
-        """Sequences that hold a row."""
-        return len(self._running)
+        return bool(self.sequences.by_id or self._ended)
 
     def stats(self) -> EngineStats:
         """Return the gauges and counters that the scheduler knows."""
         blocks = self.blocks
         return msgspec.structs.replace(
             self._counters,
-            num_running=len(self._running),
-            num_waiting=len(self._waiting),
-            num_waiting_tokens=self._waiting.num_tokens,
+            num_running=len(self.sequences.running),
+            num_waiting=len(self.sequences.waiting),
+            num_waiting_tokens=self.sequences.waiting.num_tokens,
             num_blocks=blocks.capacity,
             num_free_blocks=blocks.num_free,
-            kv_cache_usage=1 - blocks.num_free / blocks.capacity,
+            kv_cache_usage=(blocks.capacity - blocks.num_free) / blocks.capacity,
         )
 
     def add(self, request: Request) -> None:
@@ -111,7 +99,7 @@ class Scheduler:
             ContextLengthError: its prompt can never fit.
             RequestError: its id is in use, or a token id is not in the vocabulary.
         """
-        if request.request_id in self._sequences:
+        if request.request_id in self.sequences.by_id:
             raise RequestError(
                 f"The request id {request.request_id!r} is in use.", param="request_id"
             )
@@ -123,8 +111,7 @@ class Scheduler:
             arrival_time=request.arrival_time or self._clock(),
             max_outputs=max_outputs,
         )
-        self._sequences[request.request_id] = seq
-        self._waiting.add(seq)
+        self.sequences.add(seq)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End sequences wherever they stand; unknown and ended ids do not matter.
@@ -132,7 +119,7 @@ class Scheduler:
         Their ends are among `take_ended`.
         """
         for request_id in request_ids:
-            seq = self._sequences.get(request_id)
+            seq = self.sequences.by_id.get(request_id)
             if seq is not None:
                 output = SequenceOutput(request_id=request_id)
                 self._ended.append(self._end(seq, output, "abort"))
@@ -140,16 +127,12 @@ class Scheduler:
     def fail(self, request_id: str, message: str) -> None:
         """End one unfinished sequence with an error; its end is among `take_ended`."""
         output = SequenceOutput(request_id=request_id, error=message)
-        self._ended.append(self._end(self._sequences[request_id], output, "error"))
+        self._ended.append(self._end(self.sequences.by_id[request_id], output, "error"))
 
     def take_ended(self) -> list[SequenceOutput]:
         """Return the ends that no step result brought: aborts and failures."""
         ended, self._ended = self._ended, []
         return ended
-
-    def knows(self, request_id: str) -> bool:
-        """Whether a request is unfinished."""
-        return request_id in self._sequences
 
     def schedule(self, only: AbstractSet[str] | None = None) -> StepPlan | None:
         """Plan a step: decodes, then running prefills, then whoever waits and fits.
@@ -170,7 +153,7 @@ class Scheduler:
             self._admit(step)
         if not step.plan.rows:
             return None
-        step.plan.freed_rows, self._freed_rows = self._freed_rows, []
+        step.plan.freed_rows = self.sequences.take_freed_rows()
         self._in_flight[step.plan.step_id] = step.sequences
         return step.plan
 
@@ -181,9 +164,9 @@ class Scheduler:
         so nobody loses blocks that this step already relies upon.
         """
         rows, sequences, only = step.plan.rows, step.sequences, step.only
-        budget, block_size = step.budget, self.blocks.block_size
+        budget, block_size = step.budget, self._block_size
         running, prefills = SequenceStatus.RUNNING, []
-        for seq in tuple(self._running):
+        for seq in tuple(self.sequences.running):
             if seq.status is not running or not budget:
                 break
             if only is not None and seq.request_id not in only:
@@ -210,19 +193,20 @@ class Scheduler:
 
     def _append_block(self, step: _PlannedStep, seq: Sequence) -> bool:
         """Give a decode its next block, at the cost of the last in order; False if that is it."""
+        running = self.sequences.running
         while not self.blocks.num_free:
             step.preempted = True
-            victim = self._running[-1]
-            if len(self._running) == 1:
+            if len(running) == 1:
                 self.fail(seq.request_id, "The KV cache has no block left for this request.")
                 return False
-            self.preempt(victim)
+            victim = running[-1]
+            self.sequences.preempt(victim)
             victim.num_preemptions += 1
             self._counters.num_preemptions += 1
             if victim is seq:
                 return False
         index = len(seq.block_ids)
-        step.plan.new_blocks.append((seq.row, index, self._tables.append(seq)))
+        step.plan.new_blocks.append((seq.row, index, self._block_tables.append(seq)))
         return True
 
     def _schedule_prefill(self, step: _PlannedStep, seq: Sequence) -> None:
@@ -250,32 +234,30 @@ class Scheduler:
         seq.num_computed_tokens = end
         seq.num_sampled += samples
         seq.num_in_flight_steps += 1
-        self._tables.publish(seq)
+        self._block_tables.publish(seq)
 
     def _admit(self, step: _PlannedStep) -> None:
         """Start waiting sequences in order; the first that does not fit ends it: no skipping."""
-        while step.budget and len(self._running) < self._running_limit:
-            seq = self._waiting.head(step.only)
+        running = self.sequences.running
+        while step.budget and len(running) < self._running_limit:
+            seq = self.sequences.waiting.head(step.only)
             if seq is None or seq.num_in_flight_steps:
                 return
             # Whoever was preempted comes back when everyone running has room to grow, twice as
             # much each time, so that it is not preempted again at once.
-            room = len(self._running) * ((1 << seq.num_preemptions) - 1)
-            if not self._tables.start(seq, room):
+            room = len(running) * ((1 << seq.num_preemptions) - 1)
+            if not self._block_tables.start(seq, room):
                 return
-            self._waiting.remove(seq)
-            self._enter(step, seq)
+            self.sequences.start(seq)
+            self._add_row(step, seq)
             self._schedule_prefill(step, seq)
 
-    def _enter(self, step: _PlannedStep, seq: Sequence) -> None:
-        """Give a sequence that has its blocks a row."""
-        insort(self._running, seq, key=_order)
-        seq.status = SequenceStatus.RUNNING
-        seq.row = self._free_rows.pop()
+    def _add_row(self, step: _PlannedStep, seq: Sequence) -> None:
+        """Tell the runner all about a sequence that starts."""
         if seq.scheduled_time is None:
             seq.scheduled_time = self._clock()
             seq.num_cached_tokens = seq.num_shared_tokens
-            if self.blocks.enable_prefix_caching:
+            if self.blocks.enable_prefix_caching and seq.reads_cache:
                 self._counters.prefix_cache_queries += seq.prompt_len
                 self._counters.prefix_cache_hits += seq.num_shared_tokens
         step.plan.new_rows.append(
@@ -291,29 +273,17 @@ class Scheduler:
             )
         )
 
-    def preempt(self, seq: Sequence) -> None:
-        """Take row and blocks from a running sequence; it waits again and is recomputed.
-
-        A token of it that is in flight is valid and stays. A prefill that was cut short has none
-        and starts again, so what its chunks still bring is dropped.
-        """
-        if seq.is_prefilling:
-            seq.discard_in_flight()
-        self._withdraw(seq)
-        seq.status = SequenceStatus.WAITING
-        self._waiting.add(seq)
-
     def limit_running(self, limit: int) -> None:
         """Let at most `limit` sequences run (at least 1, at most `max_num_seqs`)."""
         self._running_limit = max(1, min(limit, self.max_num_seqs))
-        while len(self._running) > self._running_limit:
-            self.preempt(self._running[-1])
+        for seq in self.sequences.running[self._running_limit :]:
+            self.sequences.preempt(seq)
 
     def preempt_others(self, request_ids: AbstractSet[str]) -> bool:
         """Preempt every running sequence that is not named; whether there was one."""
-        others = [seq for seq in self._running if seq.request_id not in request_ids]
+        others = [seq for seq in self.sequences.running if seq.request_id not in request_ids]
         for seq in others:
-            self.preempt(seq)
+            self.sequences.preempt(seq)
         return bool(others)
 
     def give_up_steps(self) -> None:
@@ -322,23 +292,13 @@ class Scheduler:
         Who ran waits again with the tokens that are known.
         """
         self._in_flight.clear()
-        for seq in self._sequences.values():
+        for seq in self.sequences.by_id.values():
             seq.num_in_flight_steps = 0
             seq.discard_in_flight()
-        while self._running:
-            self.preempt(self._running[-1])
+        for seq in tuple(self.sequences.running):
+            self.sequences.preempt(seq)
         self.blocks.reset_prefix_cache()
-        self._freed_rows.clear()
-
-    def _withdraw(self, seq: Sequence) -> None:
-        """Take a sequence off the running list with its row and blocks, or off the queue."""
-        if seq.status is SequenceStatus.WAITING:
-            self._waiting.remove(seq)
-            return
-        del self._running[bisect_left(self._running, seq.order, key=_order)]
-        self._tables.release(seq)
-        self._free_rows.append(seq.row)
-        self._freed_rows.append(seq.row)
+        self.sequences.take_freed_rows()
 
     def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
         """Take in what a step produced, in the order of planning; return what is new.
@@ -346,6 +306,7 @@ class Scheduler:
         Results of sequences that have ended since, or whose step was discarded, are dropped.
         """
         now, outputs, finished = self._clock(), [], SequenceStatus.FINISHED
+        tokens, logprobs = result.tokens, result.logprobs
         sequences = self._in_flight.pop(plan.step_id)
         for row, seq in zip(plan.rows, sequences, strict=True):
             seq.num_in_flight_steps -= 1
@@ -354,46 +315,53 @@ class Scheduler:
             if seq.num_stale_steps:
                 seq.num_stale_steps -= 1
                 continue
-            output = self._take_result(row, seq, result, now)
+            token = tokens.get(row.request_id)
+            output: SequenceOutput | None
+            if row.token_ids or token is None:
+                output = self._take_prefill(row, seq, result, now)
+            else:
+                output = self._take_token(seq, token)
             if output is not None:
+                if logprobs and row.request_id in logprobs:
+                    output.logprobs = [logprobs[row.request_id]]
                 outputs.append(output)
         return outputs
 
-    def _take_result(
-        self, row: ScheduledRow, seq: Sequence, result: StepResult, now: float
-    ) -> SequenceOutput | None:
-        request_id = row.request_id
-        if row.prompt_targets is not None and seq.prompt_logprobs is not None:
-            seq.prompt_logprobs += result.prompt_logprobs.get(request_id, ())
-        token = result.tokens.get(request_id)
-        if token is None:
-            if row.samples or request_id in result.errors:
-                return self._take_error(row, seq, result)
-            return None
-        seq.token_ids.append(token)
+    def _take_token(self, seq: Sequence, token: int) -> SequenceOutput:
+        """Append a sampled token and see whether it ends the sequence."""
+        token_ids = seq.token_ids
+        token_ids.append(token)
         self._counters.generation_tokens += 1
-        num_known = len(seq.token_ids)
-        output = SequenceOutput(request_id=request_id, new_token_ids=[token])
-        if result.logprobs and request_id in result.logprobs:
-            output.logprobs = [result.logprobs[request_id]]
-        if seq.first_token_time is None:
-            self._add_first_token(seq, output, now)
+        output = SequenceOutput(request_id=seq.request_id, new_token_ids=[token])
+        num_known = len(token_ids)
         num_outputs = num_known - seq.prompt_len
         if token in seq.stop_reasons and num_outputs > seq.min_outputs:
             output.stop_reason = seq.stop_reasons[token]
             return self._end(seq, output, "stop")
         if num_outputs >= seq.max_outputs:
             return self._end(seq, output, "length")
-        if num_known % self.blocks.block_size == 0 and seq.status is SequenceStatus.RUNNING:
-            self._tables.publish(seq)
+        if not num_known % self._block_size and seq.status is SequenceStatus.RUNNING:
+            self._block_tables.publish(seq)
         return output
 
-    def _add_first_token(self, seq: Sequence, output: SequenceOutput, now: float) -> None:
-        """Add what is told once, with the first token."""
+    def _take_prefill(
+        self, row: ScheduledRow, seq: Sequence, result: StepResult, now: float
+    ) -> SequenceOutput | None:
+        """Take in a prefill chunk's part of a result, or a row that brought no token."""
+        if row.prompt_targets is not None and seq.prompt_logprobs is not None:
+            seq.prompt_logprobs += result.prompt_logprobs.get(seq.request_id, ())
+        token = result.tokens.get(seq.request_id)
+        if token is None:
+            failed = row.samples or seq.request_id in result.errors
+            return self._take_error(row, seq, result) if failed else None
+        if seq.first_token_time is not None:
+            return self._take_token(seq, token)
         seq.first_token_time = now
+        self._counters.prompt_tokens += seq.prompt_len
+        output = self._take_token(seq, token)
         output.num_cached_tokens = seq.num_cached_tokens
         output.prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None
-        self._counters.prompt_tokens += seq.prompt_len
+        return output
 
     def _take_error(
         self, row: ScheduledRow, seq: Sequence, result: StepResult
@@ -403,12 +371,12 @@ class Scheduler:
         The fault may lie in cached blocks that another sequence filled: when the first numbers
         after reading such blocks are bad, the sequence is computed again without the cache, once.
         """
-        self._tables.disown(seq)
+        self._block_tables.disown(seq)
         if seq.num_shared_tokens and not row.is_decode and not seq.distrusts_cache:
             seq.distrusts_cache = True
             seq.discard_in_flight()
             if seq.status is SequenceStatus.RUNNING:
-                self.preempt(seq)
+                self.sequences.preempt(seq)
             return None
         message = result.errors.get(seq.request_id, "The step brought no token for this request.")
         output = SequenceOutput(request_id=seq.request_id, error=message)
@@ -416,9 +384,7 @@ class Scheduler:
 
     def _end(self, seq: Sequence, output: SequenceOutput, reason: FinishReason) -> SequenceOutput:
         """End a sequence, complete its last output and return it."""
-        self._withdraw(seq)
-        seq.status = SequenceStatus.FINISHED
-        del self._sequences[seq.request_id]
+        self.sequences.end(seq)
         output.finish_reason = reason
         output.metrics = seq.metrics(self._clock())
         return output
