@@ -113,6 +113,19 @@ def test_deltas_add_up_even_when_the_consumer_is_slow(config: EngineConfig) -> N
     run(main())
 
 
+def test_a_fast_engine_does_not_starve_its_consumers(config: EngineConfig) -> None:
+    async def count(engine: AsyncEngine, number: int) -> int:
+        outputs = engine.generate([60 + number], SamplingParams(max_tokens=400, seed=1), delta=True)
+        return len([output async for output in outputs])
+
+    async def main() -> None:
+        async with started(config) as engine:
+            counts = await asyncio.gather(*[count(engine, number) for number in range(64)])
+            assert min(counts) >= 10
+
+    run(main())
+
+
 def test_text_prompts_of_any_length_and_stop_strings(config: EngineConfig) -> None:
     async def main() -> None:
         async with started(config) as engine:

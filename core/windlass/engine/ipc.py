@@ -215,7 +215,8 @@ class ClientChannel:
     first; it is answered with `greeting`.
     """
 
-    _MESSAGES_PER_TURN = 64
+    # A front end that lags behind merges a few steps; its other tasks must not wait for more.
+    _MESSAGES_PER_TURN = 8
 
     def __init__(self, on_message: Callable[[FromEngine], None], greeting: ToEngine) -> None:
         self._on_message = on_message
@@ -226,6 +227,7 @@ class ClientChannel:
         self._folder = SocketFolder()
         self._connected = False
         self._closed = False
+        self._drain_is_due = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
@@ -253,11 +255,12 @@ class ClientChannel:
             return
         finally:
             # ZeroMQ's descriptor signals edges, and sending may have swallowed one.
-            self._loop.call_soon(self.drain)
+            self._drain_soon()
 
-    def drain(self) -> None:
-        """Deliver what has arrived, giving other tasks a turn now and then."""
-        for _ in range(self._MESSAGES_PER_TURN):
+    def drain(self, limit: int = _MESSAGES_PER_TURN) -> None:
+        """Deliver what has arrived, giving other tasks a turn after `limit` messages."""
+        self._drain_is_due = False
+        for _ in range(limit):
             if self._closed:
                 return
             try:
@@ -265,7 +268,12 @@ class ClientChannel:
             except zmq.Again:
                 return
             self._deliver(frame)
-        self._loop.call_soon(self.drain)
+        self._drain_soon()
+
+    def _drain_soon(self) -> None:
+        if not self._drain_is_due:
+            self._drain_is_due = True
+            self._loop.call_soon(self.drain)
 
     def _deliver(self, frame: bytes) -> None:
         message = self._decoder.decode(frame)

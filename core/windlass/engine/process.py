@@ -67,8 +67,8 @@ class EngineProcess:
         self._channel.send(message)
 
     def drain(self) -> None:
-        """Deliver the messages that have arrived."""
-        self._channel.drain()
+        """Deliver every message that has arrived."""
+        self._channel.drain(limit=sys.maxsize)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._process.wait()
@@ -76,7 +76,7 @@ class EngineProcess:
             loop.call_soon_threadsafe(self._on_exit, code)
 
     def _on_exit(self, code: int) -> None:
-        self._channel.drain()
+        self.drain()
         if not self.exited.done():
             self.exited.set_result(code)
 
