@@ -108,7 +108,8 @@ class Attention(ABC):
     ) -> None:
         """Causal attention of `query` `[T, Hq, D]` over the cache into `out` `[T, Hq, D]`.
 
-        The step's own keys and values are already written. `lse`, float32 `[T, Hq]`, receives
+        The step's own keys and values are already written. Slots at or beyond a sequence's length
+        may hold anything, NaN included, and must not matter. `lse`, float32 `[T, Hq]`, receives
         the natural logarithm of the softmax denominator when given.
         """
 

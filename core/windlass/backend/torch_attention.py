@@ -152,6 +152,7 @@ def _run_decode(
         weights = torch.exp(scores - denominator[..., None])
     weights = weights.to(q.dtype).view(rows, num_kv_heads, -1, seq_len)
     value = _gather(pool.values[layer], decode.blocks)
+    value.masked_fill_(hidden[:, None, :, None], 0)  # a stale NaN times a weight of 0 is NaN
     out[decode.rows] = torch.matmul(weights, value).view(rows, num_heads, head_dim)
 
 

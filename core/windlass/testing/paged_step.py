@@ -18,7 +18,7 @@ from windlass.backend import (
 from windlass.kernels.attention import paged_attention
 
 LAYER = 1
-"""The layer of the pool that holds the step's keys and values; layer 0 stays zero."""
+"""The layer of the pool that holds the step's keys and values; layer 0 holds nothing."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ def build_step(
 ) -> PagedStep:
     """Random keys and values in permuted blocks, written through the backend's `write_kv`.
 
-    Decodes (query length 1) must come first, as in every step.
+    Whatever is not written is NaN: a kernel that lets it matter shows it. Decodes (query length 1) must come first, as in every step.
     """
     generator = torch.Generator().manual_seed(seed)
     device = backend.device.torch_device
@@ -86,6 +86,7 @@ def build_step(
     num_blocks = sum(counts) + 1
     nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
     buffer = torch.zeros(nbytes, dtype=torch.uint8, device=device)
+    buffer.view(dtype).fill_(torch.nan)
     pool = KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
     table = _permuted_tables(counts, num_blocks, generator).to(device)
     keys, values = [], []
