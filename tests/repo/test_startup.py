@@ -61,11 +61,3 @@ def test_start_takes_little_cpu_time(arguments: list[str]) -> None:
     # CPU time, and the best of a few: a busy machine only makes a start slower.
     best = min(start(arguments)[2] for _ in range(ATTEMPTS))
     assert best <= CPU_SECONDS
-
-
-def test_importing_windlass_is_light() -> None:
-    program = "import sys, windlass; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert not {name.partition(".")[0] for name in done.stdout.split()} & HEAVY

@@ -97,9 +97,9 @@ def _answer(partner: ChatPartner, messages: list[Message], question: str, *, sta
         for piece in answer:
             pieces.append(piece)
             print(piece, end="", flush=True)
-        print()
+        print(flush=True)
     except KeyboardInterrupt:
-        print(" [stopped]")
+        print(" [stopped]", flush=True)
     finally:
         answer.close()
     messages += [asked, {"role": "assistant", "content": "".join(pieces)}]

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+NAME = "windlass-demo"
+"""What a server calls it."""
+
 
 def path() -> Path:
     """Return the folder that holds the configuration, the weights and the tokenizer."""

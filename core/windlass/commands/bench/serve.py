@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from windlass.commands.bench.random_prompts import RandomPrompt
     from windlass.commands.bench.report import Result
     from windlass.commands.bench.request_record import RequestRecord
+    from windlass.text import Tokenizer
 
 HELP = "measure a running OpenAI-compatible server under load"
 
@@ -101,15 +102,23 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Send the load, print the table; 1 when a request failed."""
     from windlass.commands.bench.report import median_run, write_json
+    from windlass.commands.bench.request_record import summarise
 
     metrics, percentiles = _metrics(args.percentile_metrics), _percentiles(args.metric_percentiles)
     goals = _goals(args.goodput)
     _check_load(args)
-    target, prompts = _prepare(args)
-    runs = [
-        _run_once(args, target, prompts, metrics, percentiles, goals, i)
-        for i in range(args.repeats)
-    ]
+    target, tokenizer = _prepare(args)
+    _warm_up(args, target, tokenizer)
+    runs = []
+    for i in range(args.repeats):
+        # New prompts in every run: what a prefix cache kept must not answer them.
+        prompts = _prompts(args, tokenizer, args.num_prompts, args.seed + i)
+        records, duration = _send(args, target, prompts, i)
+        summary = summarise(
+            records, duration, metrics=metrics, percentiles=percentiles, goals_ms=goals
+        )
+        summary["errors"] = [record.error for record in records if record.error is not None]
+        runs.append(summary)
     result = _described(args, target) | median_run(runs, "output_throughput")
     _print(result)
     if args.save_result:
@@ -121,12 +130,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Target, list[RandomPrompt]]:
-    """Find the server, its model and the tokenizer; make the prompts."""
+def _prepare(args: argparse.Namespace) -> tuple[Target, Tokenizer]:
+    """Find the server, its model and the tokenizer."""
     import asyncio
 
+    from windlass import demo_model
     from windlass.commands.bench.load_generator import Target, first_model, wait_until_ready
-    from windlass.commands.bench.random_prompts import random_prompts, shape_from
     from windlass.text import Tokenizer
 
     endpoint = args.endpoint or _ENDPOINTS[args.backend]
@@ -134,7 +143,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Target, list[RandomPrompt]]:
     address = Target(base_url=args.base_url, endpoint=endpoint, model="", headers=headers)
     asyncio.run(wait_until_ready(address, args.ready_check_timeout_sec))
     served, root = asyncio.run(first_model(address))
-    tokenizer = Tokenizer.load(args.tokenizer or args.model or root)
+    named = args.tokenizer or args.model or root
+    tokenizer = Tokenizer.load(str(demo_model.path()) if named == demo_model.NAME else named)
     body: dict[str, Any] = {"temperature": args.temperature}
     if args.ignore_eos:
         body["ignore_eos"] = True
@@ -146,34 +156,40 @@ def _prepare(args: argparse.Namespace) -> tuple[Target, list[RandomPrompt]]:
         body=body,
         decode=tokenizer.decode if "chat" in endpoint else None,
     )
-    prompts = random_prompts(
-        args.num_prompts,
+    return target, tokenizer
+
+
+def _prompts(
+    args: argparse.Namespace, tokenizer: Tokenizer, count: int, seed: int
+) -> list[RandomPrompt]:
+    from windlass.commands.bench.random_prompts import random_prompts, shape_from
+
+    return random_prompts(
+        count,
         shape_from(args),
         vocab_size=tokenizer.vocab_size,
         special_ids=tokenizer.special_ids,
-        seed=args.seed,
+        seed=seed,
     )
-    return target, prompts
 
 
-def _run_once(
-    args: argparse.Namespace,
-    target: Target,
-    prompts: list[RandomPrompt],
-    metrics: list[str],
-    percentiles: list[float],
-    goals: dict[str, float],
-    index: int,
-) -> Result:
+def _warm_up(args: argparse.Namespace, target: Target, tokenizer: Tokenizer) -> None:
+    import asyncio
+
+    from windlass.commands.bench.load_generator import send_all
+
+    prompts = _prompts(args, tokenizer, args.num_warmups, args.seed + args.repeats)
+    asyncio.run(send_all(target, prompts, [0.0] * len(prompts)))
+
+
+def _send(
+    args: argparse.Namespace, target: Target, prompts: list[RandomPrompt], index: int
+) -> tuple[list[RequestRecord], float]:
     import asyncio
 
     from windlass.commands.bench.load_generator import arrival_times, send_all
-    from windlass.commands.bench.request_record import summarise
     from windlass.progress import ProgressBar
 
-    warmups = prompts[: args.num_warmups] if index == 0 else []
-    if warmups:
-        asyncio.run(send_all(target, warmups, [0.0] * len(warmups)))
     arrivals = arrival_times(
         len(prompts), args.request_rate, args.burstiness, seed=args.seed + index
     )
@@ -186,7 +202,7 @@ def _run_once(
             done += 1
             bar.report(title, done / len(prompts))
 
-        records, duration = asyncio.run(
+        return asyncio.run(
             send_all(
                 target,
                 prompts,
@@ -195,9 +211,6 @@ def _run_once(
                 on_done=count,
             )
         )
-    result = summarise(records, duration, metrics=metrics, percentiles=percentiles, goals_ms=goals)
-    result["errors"] = [record.error for record in records if record.error is not None]
-    return result
 
 
 def _described(args: argparse.Namespace, target: Target) -> Result:
