@@ -21,6 +21,7 @@ from windlass_server.app import create_app
 from windlass_server.console import print_ready, ready_text
 from windlass_server.http_protocol import bound_protocol
 from windlass_server.logs import configure_logging, log_stats
+from windlass_server.middleware import MAX_HEAD_BYTES
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 1024
 _GRACE = 2.0
 """Seconds in which the last error events may still be written."""
 

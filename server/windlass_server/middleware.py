@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("windlass_server.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MAX_HEADERS = 128
+MAX_HEAD_BYTES = 64 * 1024
 CLIENT_CLOSED = 499
 """The status under which a request is counted whose client left before the answer's head."""
 
@@ -51,6 +53,7 @@ class Boundary:
 
         with self._state.counted():
             try:
+                _check_head(scope)
                 await self._app(scope, receive, send_with_id)
             except (ClientDisconnected, ClientDisconnect):
                 status = status or CLIENT_CLOSED
@@ -72,6 +75,16 @@ class Boundary:
             access_logger.info(
                 "%s %s %d %.3fs %s", scope["method"], path, status, seconds, request_id
             )
+
+
+def _check_head(scope: Scope) -> None:
+    headers = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
+        message = (
+            f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them."
+        )
+        raise ApiError(431, message, headers={"Connection": "close"})
 
 
 class Authentication:

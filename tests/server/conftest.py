@@ -30,7 +30,8 @@ class FakeEngine:
     """AsyncEngine's interface with scripted answers instead of a model.
 
     Text goes in and out through the real processors. Each step gives every sequence one token of
-    `answer` and waits for `gate`; the last token is the end of the text.
+    `answer` and waits for `gate`, which closes after `pause_after` steps; the last token is the
+    end of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -55,6 +56,7 @@ class FakeEngine:
         self.answer = ANSWER
         self.gate = asyncio.Event()
         self.gate.set()
+        self.pause_after: int | None = None
         self.submitted: list[ProcessedRequest] = []
         self.aborted: list[str] = []
         self.running: dict[str, tuple[asyncio.Task[None], Inbox]] = {}
@@ -103,6 +105,8 @@ class FakeEngine:
                 inbox.put(result)
             if inbox.ended:
                 break
+            if step + 1 == self.pause_after:
+                self.gate.clear()
         del self.running[processed.request_id]
 
     def _news(self, request: Request, step: int, token: int, tokens: list[int]) -> SequenceOutput:

@@ -183,12 +183,12 @@ async def test_what_fails_later_is_an_event_and_then_done(
     serve: Serve, engine: FakeEngine, kill: str, code: str
 ) -> None:
     _, client = await serve()
+    engine.pause_after = 3
     body = {**HELLO, "stream": True}
     async with client.stream("POST", CHAT, json=body) as response:
         assert response.status_code == 200
         pieces = response.aiter_text()
         text = await anext(pieces)
-        engine.gate.clear()
         if kill == "die":
             engine.die()
         else:

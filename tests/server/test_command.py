@@ -1,0 +1,100 @@
+"""`windlass serve`: flags to settings."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windlass import demo_model
+from windlass.arguments import engine_config
+from windlass.errors import ConfigError
+from windlass_server.command import DEMO_MODEL_NAME, add_arguments, server_settings
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_without_a_model_the_demo_model_is_served_under_its_own_name() -> None:
+    args = parse()
+    assert engine_config(args).model.model == str(demo_model.path())
+    assert server_settings(args).served_model_names == (DEMO_MODEL_NAME,)
+
+
+def test_a_model_is_served_under_its_own_name_or_the_names_given() -> None:
+    assert server_settings(parse("org/model")).served_model_names == ("org/model",)
+    named = parse("org/model", "--served-model-name", "a", "b")
+    assert server_settings(named).served_model_names == ("a", "b")
+
+
+def test_server_flags_become_settings(tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages }}")
+    args = parse(
+        *("m", "--host", "0.0.0.0", "--port", "0", "--api-key", "a", "--api-key", "b"),
+        *("--chat-template", str(template), "--strict-params", "--public-metrics"),
+        *("--shutdown-timeout", "5", "--max-body-bytes", "100", "--access-log"),
+        *("--disable-log-stats", "--log-format", "json", "--root-path", "/llm"),
+        *("--scheduling-policy", "priority", "--allowed-origins", "https://a", "https://b"),
+    )
+    settings = server_settings(args)
+    assert (settings.host, settings.port) == ("0.0.0.0", 0)
+    assert settings.api_keys == ("a", "b")
+    assert settings.chat_template == "{{ messages }}"
+    assert settings.strict_params
+    assert settings.public_metrics
+    assert settings.shutdown_timeout == 5
+    assert settings.max_body_bytes == 100
+    assert settings.access_log
+    assert not settings.log_stats
+    assert settings.log_format == "json"
+    assert settings.root_path == "/llm"
+    assert settings.priority_scheduling
+    assert settings.allowed_origins == ("https://a", "https://b")
+
+
+def test_origins_may_come_as_json() -> None:
+    args = parse("--allowed-origins", '["https://a", "*"]')
+    assert server_settings(args).allowed_origins == ("https://a", "*")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--chat-template", "/no/such/file"), "cannot read the chat template"),
+        (("--allowed-origins", "[1]"), "must be strings"),
+        (("--allowed-origins", "[x"), "not valid JSON"),
+        (("--port", "70000"), "port must be"),
+        (("--max-body-bytes", "0"), "max_body_bytes must be"),
+        (("--shutdown-timeout", "-1"), "shutdown_timeout must be"),
+        (("--api-key", ""), "api_key must not be empty"),
+        (("--root-path", "x"), "root_path must start"),
+    ],
+)
+def test_a_wrong_flag_says_what_is_wrong(words: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        server_settings(parse(*words))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import argparse, sys\n"
+        "from windlass_server.command import add_arguments\n"
+        "parser = argparse.ArgumentParser()\n"
+        "add_arguments(parser)\n"
+        "parser.format_help()\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    environment: dict[str, Any] = {"PYTHONPATH": ":".join(sys.path)}
+    output = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert output.stdout == "[]\n"
