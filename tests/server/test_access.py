@@ -39,7 +39,7 @@ EVERY_PATH = {
 
 
 def paths(state: ServerState) -> set[str]:
-    return {context.path for context in iter_route_contexts(create_app(state).routes)}
+    return {str(context.path) for context in iter_route_contexts(create_app(state).routes)}
 
 
 async def test_the_app_has_exactly_the_known_routes(

@@ -67,14 +67,12 @@ def joined(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return choices
 
 
+ENDINGS: list[dict[str, Any]] = [{}, {"stop": ["hauls 3"]}, {"max_tokens": 5}, {"stop": ["猫"]}]
+USAGE: list[dict[str, Any]] = [{}, {"stream_options": {"include_usage": True}}]
+KEPT_STOP: list[dict[str, Any]] = [{}, {"include_stop_str_in_output": True}]
 OPTIONS = [
-    dict(itertools.chain.from_iterable(pairs))  # type: ignore[var-annotated]
-    for pairs in itertools.product(
-        ([], [("n", 3)]),
-        ([], [("stop", ["hauls 3"])], [("max_tokens", 5)], [("stop", ["猫"])]),
-        ([], [("stream_options", {"include_usage": True})]),
-        ([], [("include_stop_str_in_output", True)]),
-    )
+    {**choices, **ending, **usage, **kept}
+    for choices, ending, usage, kept in itertools.product([{}, {"n": 3}], ENDINGS, USAGE, KEPT_STOP)
 ]
 
 
