@@ -23,7 +23,7 @@ def pack_row(new: NewRow, out: npt.NDArray[np.int32]) -> None:
     seed = params.seed or 0
     out[0] = new.row
     out[1] = new.position
-    out[2] = max(params.top_k, 0)
+    out[2] = min(max(params.top_k, 0), np.iinfo(np.int32).max)
     words = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], dtype=np.uint32)
     out[3:5] = words.view(np.int32)
     floats = np.array(

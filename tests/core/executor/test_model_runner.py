@@ -82,7 +82,7 @@ def test_prompt_logprobs_are_transformers(
 def test_a_seed_gives_the_same_tokens_in_any_batch(driver: "Driver") -> None:
     seeded = SamplingParams(temperature=1.3, top_p=0.95, top_k=50, seed=1234)
     alone = driver.generate("a", PROMPT, seeded, 10)
-    other = SamplingParams(temperature=0.9, seed=99, presence_penalty=0.5)
+    other = SamplingParams(temperature=0.9, seed=99, presence_penalty=0.5, top_k=1 << 40)
     new_b, b = driver.start("b", PROMPT[:4], other, row=1)
     new_c, c = driver.start("c", PROMPT, seeded, row=5)
     result = driver.step([b, c], [new_b, new_c])
