@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from windlass import demo_model
 from windlass.arguments import add_engine_arguments, engine_config
 from windlass.errors import ConfigError
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from windlass_server.settings import ServerSettings
 
 HELP = "serve a model over HTTP with OpenAI's API"
-
-DEMO_MODEL_NAME = "windlass-demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +137,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
     """
     from windlass_server.settings import ServerSettings
 
-    names = args.served_model_name or [args.model or DEMO_MODEL_NAME]
+    names = args.served_model_name or [args.model or demo_model.NAME]
     return ServerSettings(
         served_model_names=tuple(names),
         host=args.host,

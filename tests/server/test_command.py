@@ -13,7 +13,7 @@ import pytest
 from windlass import demo_model
 from windlass.arguments import engine_config
 from windlass.errors import ConfigError
-from windlass_server.command import DEMO_MODEL_NAME, add_arguments, server_settings
+from windlass_server.command import add_arguments, server_settings
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse(*words: str) -> argparse.Namespace:
 def test_without_a_model_the_demo_model_is_served_under_its_own_name() -> None:
     args = parse()
     assert engine_config(args).model.model == str(demo_model.path())
-    assert server_settings(args).served_model_names == (DEMO_MODEL_NAME,)
+    assert server_settings(args).served_model_names == (demo_model.NAME,)
 
 
 def test_a_model_is_served_under_its_own_name_or_the_names_given() -> None:
