@@ -41,8 +41,12 @@ class Backend(ABC):
         del config
         return None
 
-    def warmup(self) -> None:
-        """Compile and tune now, so that the first request does not pay for it."""
+    def warmup(self, *, weight_bytes: int) -> None:
+        """Compile and tune now, so that the first request does not pay for it.
+
+        Called once, on the thread that will run every step, for a model whose weights take
+        `weight_bytes`.
+        """
 
     def close(self) -> None:
         """Give back what the backend holds."""

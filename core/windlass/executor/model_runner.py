@@ -76,7 +76,7 @@ class TorchModelRunner:
         self._table = RequestTable(max_seqs, max_blocks, self._device)
         self._sampler = Sampler(self._backend, self._table, vocab_size)
         self._uploader = StepUploader(self._backend)
-        self._backend.warmup()
+        self._backend.warmup(weight_bytes=loaded.weight_bytes)
         return ModelInfo(
             model=self._config.model.model,
             architecture=loaded.architecture,

@@ -10,6 +10,11 @@ import torch
 from windlass.backend import Capabilities, KVLayout, KVSpec, TorchBackend
 
 
+_SMALL_MODEL = 64 << 20
+"""Bytes of weights under which a step is so short that waking a second thread costs more than it
+brings, and on a busy machine very much more."""
+
+
 class CpuBackend(TorchBackend):
     """Head-major blocks of 32 tokens: a head's keys in a block lie side by side.
 
@@ -28,3 +33,8 @@ class CpuBackend(TorchBackend):
         """Head-major, any block size."""
         del spec
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
+
+    def warmup(self, *, weight_bytes: int) -> None:
+        """Run a small model on one thread."""
+        if weight_bytes < _SMALL_MODEL:
+            torch.set_num_threads(1)
