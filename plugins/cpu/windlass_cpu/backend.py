@@ -9,7 +9,6 @@ import torch
 
 from windlass.backend import Capabilities, KVLayout, KVSpec, TorchBackend
 
-
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
 brings, and on a busy machine very much more."""
