@@ -43,7 +43,9 @@ class Capabilities:
     `attention` may hold "gqa", "window", "softcap", "sinks", "lse", "fp8_kv", "mla".
     `block_multiple` divides every block size; `asynchronous` says that kernels run on the device
     while the host goes on; `memory_statistics` says how far `Device.memory` can be trusted.
-    `memory_utilization` is the default share of memory that weights and KV cache may use.
+    `memory_utilization` is the default share of memory that weights and KV cache may use;
+    `default_kv_cache_bytes` (0: none) bounds the KV cache of a user who asked for no share, but
+    never below one sequence of full length.
     """
 
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
@@ -54,6 +56,7 @@ class Capabilities:
     graph: GraphSupport = GraphSupport.NONE
     memory_statistics: Literal["exact", "coarse", "none"] = "none"
     memory_utilization: float = 0.9
+    default_kv_cache_bytes: int = 0
     unified_memory: bool = False
     pinned_host: bool = False
     asynchronous: bool = False

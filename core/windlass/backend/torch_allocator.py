@@ -62,8 +62,8 @@ class TorchAllocator(Allocator):
             raise ValueError(f"{tag!r} is already reserved")
         free = self.device.memory().free
         try:
-            whole = torch.zeros(nbytes + align, dtype=torch.uint8, device=self.device.torch_device)
-        except RuntimeError as exc:
+            whole = self.allocate(nbytes + align)
+        except (RuntimeError, MemoryError, OSError) as exc:
             raise OutOfMemoryError(
                 f"reserving {nbytes / _GIB:.2f} GiB for {tag} failed: "
                 f"{free / _GIB:.2f} GiB are free. Lower memory_utilization or max_model_len."
@@ -71,6 +71,10 @@ class TorchAllocator(Allocator):
         start = -whole.data_ptr() % align
         self._reserved[tag] = whole[start : start + nbytes]
         return self._reserved[tag]
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        """Zero-filled uint8 `[nbytes]` on the device; what `reserve` takes its memory from."""
+        return torch.zeros(nbytes, dtype=torch.uint8, device=self.device.torch_device)
 
     def release(self, tag: str) -> None:
         """Drop the buffer and hand cached memory back."""

@@ -46,7 +46,11 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
             loaded,
             lambda: run_largest_step(config, backend, loaded, spec, layout),
         )
-        useful = config.scheduler.max_num_seqs * -(-max_model_len // layout.block_size)
+        longest = -(-max_model_len // layout.block_size)
+        useful = config.scheduler.max_num_seqs * longest
+        cap = backend.capabilities.default_kv_cache_bytes
+        if cap and config.cache.memory_utilization is None:
+            useful = min(useful, max(cap // block_bytes, longest))
         num_blocks = min(budget // block_bytes, useful + 1)
     max_model_len = _fit(config, layout, block_bytes, num_blocks, max_model_len)
     buffer = backend.allocator.reserve(num_blocks * block_bytes, align=layout.align, tag="kv_cache")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
 
-from windlass.backend import Capabilities, KVLayout, KVSpec, TorchBackend
+from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, TorchBackend
+from windlass.plugin import BackendSpec, OpProvider
+from windlass_cpu.allocator import CpuAllocator
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -17,16 +19,28 @@ brings, and on a busy machine very much more."""
 class CpuBackend(TorchBackend):
     """Head-major blocks of 32 tokens: a head's keys in a block lie side by side.
 
-    Half of the memory that the container may use goes to weights and KV cache by default: a CPU
-    is seldom alone with its memory.
+    Without a word from the user weights and KV cache take at most half of the memory that the
+    container may use, and the cache at most 4 GiB: a CPU is seldom alone with its memory.
     """
 
     default_capabilities: ClassVar[Capabilities | None] = Capabilities(
         dtypes=(torch.bfloat16, torch.float32, torch.float16),
         preferred_block_size=32,
         memory_utilization=0.5,
+        default_kv_cache_bytes=4 << 30,
         unified_memory=True,
     )
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        config: BackendConfig,
+        *,
+        arch: str = "",
+        op_providers: Iterable[OpProvider] = (),
+    ) -> None:
+        super().__init__(spec, config, arch=arch, op_providers=op_providers)
+        self.allocator = CpuAllocator(self.device, self.capabilities)
 
     def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
         """Head-major, any block size."""

@@ -1,5 +1,6 @@
 """Sizing the KV cache: enough, never more than useful, clear words when it does not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from windlass.backend import (
     Support,
     TorchAttention,
     TorchBackend,
+    torch_backend,
 )
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.errors import ConfigError, OutOfMemoryError, UnsupportedError
@@ -57,6 +59,18 @@ def test_a_context_that_was_asked_for_must_fit(model_folder: Path) -> None:
         allocate(model_folder, free=80_000, max_model_len=100, memory_utilization=1.0)
 
 
+def test_a_default_bound_holds_until_a_share_is_asked_for(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded = replace(torch_backend._HOST, default_kv_cache_bytes=20 * 16 * BYTES_PER_TOKEN)
+    monkeypatch.setattr(torch_backend, "_HOST", bounded)
+    assert allocate(model_folder, free=1 << 32).pool.num_blocks == 20 + 1
+    assert allocate(model_folder, free=1 << 32, memory_utilization=0.5).pool.num_blocks == 33
+    tiny = replace(torch_backend._HOST, default_kv_cache_bytes=1)
+    monkeypatch.setattr(torch_backend, "_HOST", tiny)
+    assert allocate(model_folder, free=1 << 32).max_model_len == 128
+
+
 def test_the_number_of_blocks_can_be_given(model_folder: Path) -> None:
     cache = allocate(model_folder, free=0, num_blocks=20, block_size=8)
     assert (cache.pool.num_blocks, cache.pool.block_size) == (20, 8)
@@ -66,10 +80,6 @@ def test_the_number_of_blocks_can_be_given(model_folder: Path) -> None:
 def test_a_block_size_the_backend_cannot_use_is_refused(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    from windlass.backend import torch_backend
-
     picky = replace(torch_backend._HOST, block_multiple=32, preferred_block_size=32)
     monkeypatch.setattr(torch_backend, "_HOST", picky)
     with pytest.raises(ConfigError, match="block_size 48 is not a multiple of 32"):
