@@ -71,7 +71,8 @@ def build_step(
 ) -> PagedStep:
     """Random keys and values in permuted blocks, written through the backend's `write_kv`.
 
-    Whatever is not written is NaN: a kernel that lets it matter shows it. Decodes (query length 1) must come first, as in every step.
+    Whatever is not written is NaN: a kernel that lets it matter shows it. Decodes (query length
+    1) must come first, as in every step.
     """
     generator = torch.Generator().manual_seed(seed)
     device = backend.device.torch_device
