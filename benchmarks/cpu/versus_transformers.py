@@ -106,7 +106,9 @@ def make_model(folder: Path, num_layers: int) -> None:
 
 def load_contestants(folder: str, max_num_seqs: int) -> list[Contestant]:
     # The weights of both are in memory when this returns.
-    llm = LLM(folder, dtype="bfloat16", max_model_len=4096, max_num_seqs=max_num_seqs)
+    llm = LLM(
+        folder, dtype="bfloat16", max_model_len=4096, max_num_seqs=max_num_seqs, backend="cpu"
+    )
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
     def ours(prompts: Prompts, output_len: int) -> None:
