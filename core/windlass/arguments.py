@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windlass.config import EngineConfig
+    from windlass.config import BackendConfig, EngineConfig
 
 _MULTIPLIERS = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmKM]?)")
@@ -36,6 +36,7 @@ def _context_length(text: str) -> int | None:
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and the engine's flags; `engine_config` reads what they were set to."""
     _add_model_arguments(parser)
+    _add_backend_arguments(parser)
     _add_cache_arguments(parser)
     _add_scheduler_arguments(parser)
 
@@ -61,9 +62,41 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest prompt and answer together: 4096, 32k, 32K, or auto (the model's own)",
     )
     group.add_argument("--seed", type=int, help="seed of random weights (default: 0)")
+
+
+def _op_order(text: str) -> tuple[str, list[str]]:
+    op, _, providers = text.partition("=")
+    if not op or not providers:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OP=PROVIDER[,PROVIDER...]")
+    return op, providers.split(",")
+
+
+def _add_backend_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("hardware")
     group.add_argument("--backend", help="hardware plugin by name (default: auto)")
     group.add_argument(
         "--device-index", type=int, metavar="N", help="which of its devices (default: 0)"
+    )
+    group.add_argument(
+        "--op",
+        dest="ops",
+        type=_op_order,
+        action="append",
+        metavar="OP=PROVIDER,...",
+        help="providers of an op in order of preference; may be given several times",
+    )
+    group.add_argument(
+        "--disable-plugin",
+        dest="disabled_plugins",
+        action="append",
+        metavar="NAME",
+        help="never import this plugin; may be given several times",
+    )
+    group.add_argument(
+        "--allow-cpu-fallback",
+        action="store_true",
+        default=None,
+        help="let --backend auto go on with less when an accelerator is broken",
     )
 
 
@@ -128,13 +161,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         ConfigError: a value is out of range; the message names the setting.
     """
     from windlass import demo_model
-    from windlass.config import (
-        BackendConfig,
-        CacheConfig,
-        EngineConfig,
-        ModelConfig,
-        SchedulerConfig,
-    )
+    from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 
     names = ("tokenizer", "revision", "dtype", "load_format", "max_model_len", "seed")
     model = args.model or str(demo_model.path())
@@ -149,8 +176,18 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         model=ModelConfig(model=model, **_given(args, *names)),
         cache=CacheConfig(**_given(args, *cache_names)),
         scheduler=SchedulerConfig(**scheduler),
-        backend=BackendConfig(**_given(args, "backend", "device_index")),
+        backend=_backend_config(args),
         **_given(args, "step_timeout"),
+    )
+
+
+def _backend_config(args: argparse.Namespace) -> BackendConfig:
+    from windlass.config import BackendConfig
+
+    return BackendConfig(
+        ops=dict(args.ops or ()),
+        disabled_plugins=tuple(args.disabled_plugins or ()),
+        **_given(args, "backend", "device_index", "allow_cpu_fallback"),
     )
 
 

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 _GRACE = 2.0
 """Seconds in which the last error events may still be written."""
 
+_KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than clients keep theirs, so that a request
+never meets a connection that closes."""
 _WATCH_INTERVAL = 1.0
 
 StartEngine = Callable[[Callable[[str, float], None]], Awaitable["Engine"]]
@@ -117,6 +120,7 @@ def http_server(app: FastAPI, settings: ServerSettings) -> HttpServer:
         proxy_headers=False,
         root_path=settings.root_path.rstrip("/"),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(_GRACE),
     )
     return HttpServer(config)

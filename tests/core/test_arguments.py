@@ -27,6 +27,8 @@ def test_every_flag_reaches_its_setting() -> None:
         *("org/model", "--tokenizer", "org/tokenizer", "--revision", "main"),
         *("--dtype", "float16", "--load-format", "dummy", "--max-model-len", "32k"),
         *("--seed", "7", "--backend", "cpu", "--device-index", "1"),
+        *("--op", "sample=fast,reference", "--op", "rope=reference"),
+        *("--disable-plugin", "a", "--disable-plugin", "b", "--allow-cpu-fallback"),
         *("--memory-utilization", "0.5", "--block-size", "32", "--num-blocks", "100"),
         *("--no-enable-prefix-caching", "--max-num-seqs", "8"),
         *("--max-num-batched-tokens", "4K", "--scheduling-policy", "priority"),
@@ -38,6 +40,9 @@ def test_every_flag_reaches_its_setting() -> None:
     assert (model.dtype, model.load_format, model.seed) == ("float16", "dummy", 7)
     assert model.max_model_len == 32_000
     assert (config.backend.backend, config.backend.device_index) == ("cpu", 1)
+    assert config.backend.ops == {"sample": ["fast", "reference"], "rope": ["reference"]}
+    assert config.backend.disabled_plugins == ("a", "b")
+    assert config.backend.allow_cpu_fallback
     assert (cache.memory_utilization, cache.block_size, cache.num_blocks) == (0.5, 32, 100)
     assert not cache.enable_prefix_caching
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (8, 4096)

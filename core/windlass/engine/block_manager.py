@@ -34,7 +34,7 @@ class BlockManager:
         self._hash_of: list[bytes | None] = [None] * num_blocks
         self._block_of: dict[bytes, int] = {}
         self._empty = list(range(num_blocks - 1, NULL_BLOCK, -1))
-        self._evictable: OrderedDict[int, None] = OrderedDict()
+        self._evictable: OrderedDict[int, bytes] = OrderedDict()
 
     @property
     def capacity(self) -> int:
@@ -65,11 +65,9 @@ class BlockManager:
         if self._empty:
             block_id = self._empty.pop()
         else:
-            block_id, _ = self._evictable.popitem(last=False)
-            block_hash = self._hash_of[block_id]
-            if block_hash is not None:
-                self._hash_of[block_id] = None
-                del self._block_of[block_hash]
+            block_id, block_hash = self._evictable.popitem(last=False)
+            self._hash_of[block_id] = None
+            del self._block_of[block_hash]
         self._references[block_id] = 1
         return block_id
 
@@ -109,10 +107,11 @@ class BlockManager:
                 raise BlockError(f"block {block_id} was freed twice")
             references[block_id] = left
             if left == 0:
-                if self._hash_of[block_id] is None:
+                block_hash = self._hash_of[block_id]
+                if block_hash is None:
                     self._empty.append(block_id)
                 else:
-                    self._evictable[block_id] = None
+                    self._evictable[block_id] = block_hash
 
     def cache(self, block_id: int, block_hash: bytes) -> None:
         """Let others find a block that is full, or will be before they read it.

@@ -29,10 +29,12 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
 
     Raises:
         OutOfMemoryError: the cache cannot hold one sequence of the length that was asked for.
+        UnsupportedError: the backend's attention cannot run a layer.
     """
     decoder = loaded.decoder_config
     spec = KVSpec(num_kv_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, dtype=loaded.dtype)
     layout = choose_layout(backend, spec, config.cache.block_size)
+    _check_attention(backend, loaded, spec, layout)
     block_bytes = layout.block_bytes(spec, decoder.num_layers)
     max_model_len = loaded.max_model_len
     if config.cache.num_blocks is not None:
@@ -70,6 +72,16 @@ def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVL
         known = ", ".join(str(layout.block_size) for layout in layouts)
         raise UnsupportedError(f"backend {backend.spec.name!r} has block sizes {known} only")
     return layouts[0].with_block_size(block_size)
+
+
+def _check_attention(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout: KVLayout) -> None:
+    for number, layer in enumerate(loaded.decoder.layers):
+        support = backend.attention.supports(spec, layout, loaded.dtype, layer.attention.params)
+        if not support:
+            raise UnsupportedError(
+                f"attention of backend {backend.spec.name!r} cannot run layer {number}: "
+                f"{support.reason}"
+            )
 
 
 def _budget(

@@ -56,7 +56,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_came(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = ServerPartner.answer
-    interrupted = []
+    interrupted: list[bool] = []
 
     def until_interrupted(self: ServerPartner, messages: list[dict[str, str]]) -> Generator[str]:
         for piece in whole(self, messages):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ class Load:
         return tuple(source.randrange(VOCAB_SIZE) for _ in range(self.prompt_len))
 
     @property
-    def sampling(self) -> dict[str, object]:
+    def sampling(self) -> dict[str, Any]:
         """Fields of SamplingParams."""
         asked = 0 if self.logprobs else None
         return {
@@ -55,8 +56,8 @@ class Load:
 
 
 @cache
-def _alone(prompt: tuple[int, ...], sampling: tuple[tuple[str, object], ...]) -> Generation:
-    return generate_alone(prompt, vocab_size=VOCAB_SIZE, **dict(sampling))  # type: ignore[arg-type]
+def _alone(prompt: tuple[int, ...], sampling: tuple[tuple[str, Any], ...]) -> Generation:
+    return generate_alone(prompt, vocab_size=VOCAB_SIZE, **dict(sampling))
 
 
 LOADS = st.lists(
@@ -120,9 +121,9 @@ def expect_alone(load: Load, got: Generation) -> None:
 @settings(max_examples=120, deadline=None)
 @given(loads=LOADS, engine=ENGINES)
 def test_every_request_ends_once_with_the_tokens_it_has_alone(
-    loads: list[Load], engine: dict[str, object]
+    loads: list[Load], engine: dict[str, Any]
 ) -> None:
-    harness = EngineHarness(block_size=BLOCK_SIZE, vocab_size=VOCAB_SIZE, **engine)  # type: ignore[arg-type]
+    harness = EngineHarness(block_size=BLOCK_SIZE, vocab_size=VOCAB_SIZE, **engine)
     generations = drive(harness, loads)
     for i, load in enumerate(loads):
         got = generations[f"r{i}"]
@@ -137,12 +138,14 @@ def test_every_request_ends_once_with_the_tokens_it_has_alone(
 @settings(max_examples=60, deadline=None)
 @given(loads=LOADS, engine=ENGINES, data=st.data())
 def test_failed_steps_and_bad_numbers_reach_only_the_guilty(
-    loads: list[Load], engine: dict[str, object], data: st.DataObject
+    loads: list[Load], engine: dict[str, Any], data: st.DataObject
 ) -> None:
     names = st.sampled_from([f"r{i}" for i in range(len(loads))])
+    # A fault that passes and comes again while its requests are tried looks like poison.
+    steps = data.draw(st.sets(st.integers(0, 40), max_size=1))
     faults = Faults(
-        steps=data.draw(st.sets(st.integers(0, 40), max_size=3)),
-        poison=data.draw(st.sets(names, max_size=2)),
+        steps=steps,
+        poison=set() if steps else data.draw(st.sets(names, max_size=2)),
         not_finite=data.draw(st.sets(st.tuples(names, st.integers(0, 5)), max_size=3)),
         at_launch=data.draw(st.booleans()),
     )
@@ -150,7 +153,7 @@ def test_failed_steps_and_bad_numbers_reach_only_the_guilty(
         block_size=BLOCK_SIZE,
         vocab_size=VOCAB_SIZE,
         faults=faults,
-        **engine,  # type: ignore[arg-type]
+        **engine,
     )
     generations = drive(harness, loads)
     guilty = faults.poison | {name for name, _ in faults.not_finite}

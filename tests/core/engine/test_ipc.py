@@ -114,7 +114,7 @@ def test_random_and_mutated_frames_never_raise() -> None:
         {"sampling": SamplingParams(ignore_eos="yes")},  # type: ignore[arg-type]
         {"request_id": object()},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_request_that_the_engine_would_drop_is_refused_before_it_is_sent(
     wrong: dict[str, object],

@@ -6,8 +6,11 @@ import math
 
 import pytest
 
+from windlass.config import EngineConfig, ModelConfig
+from windlass.engine.core import EngineCore
 from windlass.errors import EngineDeadError
-from windlass.step import StepHandle, StepPlan
+from windlass.request import Request, SamplingParams
+from windlass.step import StepHandle, StepPlan, StepResult
 from windlass.testing.content_runner import ContentRunner, Faults
 from windlass.testing.engine_harness import EngineHarness, Generation, generate_alone
 
@@ -164,26 +167,67 @@ def test_bad_blocks_of_a_request_that_left_before_it_sampled_are_not_trusted() -
     assert generations["good"].token_ids == generate_alone([*SHARED, 9], max_tokens=6).token_ids
 
 
-class _DeadRunner(ContentRunner):
-    """Fails as its device is gone, or cannot be reset."""
+def test_suspect_gets_the_blocks_of_those_who_passed() -> None:
+    harness = EngineHarness(num_blocks=8, max_num_batched_tokens=4, enable_prefix_caching=False)
+    harness.add("innocent", [1] * 10, max_tokens=12)
+    harness.add("guilty", [2] * 13, max_tokens=12)
+    for _ in range(4):
+        harness.step()
+    assert harness.engine.stats().num_running == 2
+    harness.runner.faults.poison.add("guilty")
+    generations = harness.run()
+    assert generations["guilty"].finish_reason == "error"
+    alone = generate_alone([1] * 10, max_tokens=12)
+    assert generations["innocent"].token_ids == alone.token_ids
 
-    error: Exception = EngineDeadError("the device is gone")
+
+class _DeadRunner(ContentRunner):
+    """Its device is gone from some launch on; `lost_at_launch` says where that is noticed."""
+
+    dies_at = 0
+    lost_at_launch = False
 
     def launch(self, plan: StepPlan) -> StepHandle:
-        raise self.error
+        if self.lost_at_launch and self.num_launches >= self.dies_at:
+            raise EngineDeadError("the device is gone")
+        return super().launch(plan)
+
+    def _run(self, plan: StepPlan) -> StepResult:
+        if plan.step_id >= self.dies_at:
+            raise EngineDeadError("the device is gone")
+        return super()._run(plan)
+
+
+class _StuckRunner(ContentRunner):
+    """Cannot be reset."""
 
     def reset(self) -> None:
         raise OSError("no")
 
 
-@pytest.mark.parametrize("error", [EngineDeadError("the device is gone"), OSError("first")])
-def test_what_cannot_be_contained_is_raised(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    harness = EngineHarness()
-    harness.add("a", [1, 2])
-    monkeypatch.setattr(_DeadRunner, "error", error)
-    monkeypatch.setattr(harness.engine, "_runner", dead := _DeadRunner())
-    monkeypatch.setattr(harness.engine._recovery, "_runner", dead)
-    with pytest.raises(EngineDeadError):
-        harness.engine.step()
+def engine_on(runner: ContentRunner) -> EngineCore:
+    config = EngineConfig(model=ModelConfig(model="content-check"))
+    engine = EngineCore(config, runner.load(), runner)
+    sampling = SamplingParams(max_tokens=9)
+    engine.add_request(Request(request_id="a", prompt_token_ids=[1, 2], sampling=sampling))
+    return engine
+
+
+def run(engine: EngineCore) -> None:
+    while engine.has_work:
+        engine.step()
+
+
+@pytest.mark.parametrize("lost_at_launch", [False, True], ids=["at collect", "at launch"])
+@pytest.mark.parametrize("faults", [Faults(), Faults(steps={2})], ids=["alone", "in recovery"])
+def test_device_that_is_gone_is_not_tried_again(faults: Faults, lost_at_launch: bool) -> None:
+    runner = _DeadRunner(faults=faults)
+    runner.dies_at, runner.lost_at_launch = 4, lost_at_launch
+    with pytest.raises(EngineDeadError, match="the device is gone"):
+        run(engine_on(runner))
+    assert runner.num_launches <= 6
+
+
+def test_runner_that_cannot_be_reset_is_given_up() -> None:
+    with pytest.raises(EngineDeadError, match="cannot be reset"):
+        run(engine_on(_StuckRunner(faults=Faults(steps={1}))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -316,7 +316,7 @@ def test_prompt_logprobs_of_one_token_are_none() -> None:
     ],
 )
 def test_first_token_ends_the_sequence(
-    sampling: dict[str, object],
+    sampling: dict[str, Any],
     eos: tuple[int, ...],
     token: int,
     expected: tuple[str | None, int | None],
@@ -396,6 +396,21 @@ def test_bad_numbers_behind_cached_blocks_are_computed_again_without_the_cache()
     assert [output.finish_reason for output in outputs] == ["error"]
 
 
+def test_bad_numbers_of_a_preempted_sequence_are_computed_again_without_the_cache() -> None:
+    scheduler = make(num_blocks=5, budget=64)
+    add(scheduler, "first", [1] * 8, max_tokens=1)
+    finish(scheduler, planned(scheduler))
+    add(scheduler, "old", [2] * 8)
+    add(scheduler, "new", [1] * 7)
+    prefill, decode = planned(scheduler), planned(scheduler)
+    assert shape(prefill) == [("old", 0, 8), ("new", 4, 3)]
+    assert shape(decode) == [("old", 8, 1)]
+    result = StepResult(prefill.step_id, {"old": 3}, errors={"new": "not finite"})
+    assert [output.request_id for output in scheduler.update(prefill, result)] == ["old"]
+    scheduler.abort(["old"])
+    assert shape(planned(scheduler)) == [("new", 0, 7)]
+
+
 def test_row_that_brings_neither_token_nor_error_ends_with_an_error() -> None:
     scheduler = make()
     add(scheduler, "a", 3)
@@ -427,6 +442,32 @@ def test_only_names_who_may_be_planned() -> None:
     finish(scheduler, plan)
     assert scheduler.schedule(only=set()) is None
     assert shape(planned(scheduler)) == [("b", 2, 1), ("a", 0, 2), ("c", 0, 2)]
+
+
+def test_prefill_waits_when_decodes_use_the_whole_budget() -> None:
+    scheduler = make(budget=2, policy="priority")
+    for name in "ab":
+        add(scheduler, name, 1)
+    finish(scheduler, planned(scheduler))
+    add(scheduler, "important", 9, priority=-1)
+    plan = scheduler.schedule(only={"important"})
+    assert plan is not None
+    assert shape(plan) == [("important", 0, 2)]
+    assert shape(planned(scheduler)) == [("a", 1, 1), ("b", 1, 1)]
+
+
+def test_others_can_be_made_to_wait() -> None:
+    scheduler = make(budget=64)
+    for name in "abc":
+        add(scheduler, name, 2)
+    finish(scheduler, planned(scheduler))
+    assert scheduler.preempt_others({"b"})
+    assert not scheduler.preempt_others({"b"})
+    plan = scheduler.schedule(only={"b"})
+    assert plan is not None
+    assert (shape(plan), plan.freed_rows) == ([("b", 2, 1)], [0, 2])
+    assert scheduler.stats().num_waiting == 2
+    assert scheduler.stats().num_preemptions == 0
 
 
 def test_giving_up_steps_frees_everything_and_keeps_known_tokens() -> None:

@@ -4,9 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from windlass.backend import BackendConfig, MemoryInfo, TorchBackend
+from windlass.backend import (
+    Attention,
+    BackendConfig,
+    MemoryInfo,
+    Support,
+    TorchAttention,
+    TorchBackend,
+)
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from windlass.errors import ConfigError, OutOfMemoryError
+from windlass.errors import ConfigError, OutOfMemoryError, UnsupportedError
 from windlass.executor.kv_cache import KVCache, allocate_kv_cache
 from windlass.loader import load_decoder
 from windlass.plugin import BackendSpec
@@ -67,3 +74,14 @@ def test_a_block_size_the_backend_cannot_use_is_refused(
     monkeypatch.setattr(torch_backend, "_HOST", picky)
     with pytest.raises(ConfigError, match="block_size 48 is not a multiple of 32"):
         allocate(model_folder, free=1 << 32, block_size=48)
+
+
+def test_a_layer_that_attention_cannot_run_is_refused_at_load(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supports(self: Attention, *args: object) -> Support:
+        return Support.no("no heads of 8")
+
+    monkeypatch.setattr(TorchAttention, "supports", supports)
+    with pytest.raises(UnsupportedError, match="'reference' cannot run layer 0: no heads of 8"):
+        allocate(model_folder, free=1 << 32)

@@ -18,6 +18,7 @@ from windlass.commands.bench.load_generator import (
     wait_until_ready,
 )
 from windlass.commands.bench.random_prompts import RandomPrompt
+from windlass.commands.bench.request_record import RequestRecord
 from windlass.errors import EngineError
 
 PROMPTS = [RandomPrompt([1, 2, 3, 4], output_len=3)] * 5
@@ -51,7 +52,7 @@ def test_burstiness_is_the_shape_of_the_gaps() -> None:
 
 
 def test_what_the_server_counts_is_recorded(server: ScriptedServer) -> None:
-    done = []
+    done: list[RequestRecord] = []
     records, duration = asyncio.run(
         send_all(target(server), PROMPTS, [0.0] * 5, on_done=done.append)
     )

@@ -51,4 +51,4 @@ def test_special_tokens_are_never_drawn() -> None:
 )
 def test_a_shape_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        PromptShape(**{"input_len": 8, "output_len": 8, **wrong})
+        PromptShape(**{"input_len": 8, "output_len": 8, **wrong})  # type: ignore[arg-type]
