@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
+from importlib.util import find_spec
 
 ISA_NAMES = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 """Instruction-set levels in the order of `csrc/isa.h`."""
 
-LIBRARY = Path(__file__).with_name("_kernels.so")
+
+def library_path() -> str | None:
+    """Where the library lies, None when it was not built."""
+    # Found as a module, though it is none: in an editable install it lies apart from this file.
+    spec = find_spec("windlass_cpu._kernels")
+    return spec.origin if spec else None
 
 
 @cache
@@ -19,9 +24,12 @@ def load_library() -> ctypes.CDLL:
     Raises:
         OSError: the library was not built, or does not fit this machine.
     """
+    path = library_path()
+    if path is None:
+        raise OSError("the C++ kernels were not built: install a C++ compiler, then reinstall")
     import torch  # noqa: F401 - its OpenMP runtime must be the one that is loaded
 
-    return ctypes.CDLL(str(LIBRARY))
+    return ctypes.CDLL(path)
 
 
 def best_isa() -> str:
