@@ -72,7 +72,7 @@ class _Call(ctypes.Structure):
 
 
 class _Plan:
-    """A step's tensors, and for each window a list of tasks, made by the first layer that has it."""
+    """A step's tensors, and a list of tasks for each window, made when a layer first has it."""
 
     def __init__(self, library: ctypes.CDLL, batch: AttentionBatch, pool: KVPool) -> None:
         self._library = library
@@ -163,8 +163,8 @@ class CpuAttention(Attention):
     ) -> None:
         """Copy each head of each token to its slot."""
         slots = slot_mapping.to(torch.int64).contiguous()
-        for rows, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
-            rows = _unit_stride(rows)
+        for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
+            rows = _unit_stride(new)
             block, token, head, _ = cache.stride()
             self._library.windlass_write_slots(
                 rows.data_ptr(),

@@ -91,6 +91,9 @@ struct AttentionWork {
   const AttentionTask* task;  // null for a merge
   const Partials* partials;
   int64_t group;
+  // What this thread will probably do next, null at the end.
+  const AttentionTile* next_tile;
+  const AttentionTask* next_task;
 };
 
 using AttentionFunction = void (*)(const AttentionWork&);
@@ -122,4 +125,7 @@ WINDLASS_EXPORT windlass::AttentionPlan* windlass_attention_plan(const windlass:
 WINDLASS_EXPORT void windlass_attention_free(windlass::AttentionPlan*);
 WINDLASS_EXPORT void windlass_attention_run(windlass::AttentionPlan*,
                                             const windlass::AttentionCall*);
+// For tests: bfloat16 dot products where the processor has them (1), never (0), where they are
+// faster (-1, the default).
+WINDLASS_EXPORT void windlass_attention_use_pairs(int choice);
 }

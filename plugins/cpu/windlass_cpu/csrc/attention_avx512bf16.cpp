@@ -4,7 +4,7 @@
 
 namespace windlass {
 
-const AttentionFunctions kAttentionAvx512Bf16 = {decode_task<PairProduct>, prefill_task<PairProduct>,
-                                                 merge_splits<BFloat16>};
+const AttentionFunctions kAttentionAvx512Bf16 = {
+    decode_task<PairProduct>, prefill_task<PairProduct>, merge_splits<BFloat16>};
 
 }  // namespace windlass

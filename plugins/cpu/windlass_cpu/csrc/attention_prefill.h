@@ -38,8 +38,8 @@ struct PrefillScratch {
 
   PrefillScratch(int64_t tile_rows, int64_t head_dim)
       : rows(round_up(tile_rows, kTileRows)),
-        depth(round_up(head_dim, kLanes * P::kNumbers) / P::kNumbers),
-        width(round_up(head_dim, 2 * kLanes)) {
+        depth(round_up(head_dim, kStepChannels) / P::kNumbers),
+        width(round_up(head_dim, kStepChannels)) {
     const int64_t bytes = Carver::bytes<Unit>(rows * depth) +
                           Carver::bytes<Unit>(depth * kStepKeys) +
                           Carver::bytes<Unit>(kStepUnits * width) +
@@ -59,26 +59,43 @@ struct PrefillScratch {
   }
 };
 
-// Loads a step of units of a row of channels, zeros beyond `rest` channels.
-template <typename P>
-inline typename P::Vector load_channels(const typename P::Number* from, int64_t rest) {
-  return rest >= kLanes * P::kNumbers ? P::load(from) : P::load(from, static_cast<int>(rest));
-}
-
 template <typename P>
 void pack_queries(const AttentionWork& work, int64_t tile_rows, const PrefillScratch<P>& scratch) {
-  const int64_t head_dim = work.shape->head_dim;
   for (int64_t row = 0; row < scratch.rows; ++row) {
-    const auto* const from =
-        row < tile_rows ? query_row<typename P::Number>(work, row) : nullptr;
-    for (int64_t unit = 0; unit < scratch.depth; unit += kLanes) {
-      const int64_t d = unit * P::kNumbers;
-      typename P::Vector units{};
-      if (from != nullptr) units = load_channels<P>(from + d, head_dim - d);
-      std::memcpy(scratch.queries + row * scratch.depth + unit, &units, sizeof(units));
+    typename P::Unit* const to = scratch.queries + row * scratch.depth;
+    if (row < tile_rows) {
+      pack_row<P>(query_row<typename P::Number>(work, row), work.shape->head_dim, to);
+    } else {
+      std::memset(to, 0, scratch.depth * sizeof(*to));
     }
     for (int64_t d = 0; d < scratch.width; ++d) scratch.sums[row * scratch.width + d] = 0;
     scratch.states[row] = RowState();
+  }
+}
+
+// Vector `kPart` of the units of kStepChannels channels of kLanes keys, transposed.
+template <typename P, int kPart>
+void transpose_keys(const typename P::Number* const (&rows)[kLanes], int64_t d, int64_t rest,
+                    typename P::Unit* to) {
+  typename P::Vector square[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    typename P::Vector units[P::kVectors] = {};
+    if (rows[i] == nullptr) {
+      square[i] = typename P::Vector{};
+      continue;
+    }
+    if (rest >= kStepChannels) {
+      P::load(rows[i] + d, units);
+    } else {
+      P::load(rows[i] + d, static_cast<int>(rest), units);
+    }
+    square[i] = units[kPart];
+  }
+  transpose(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    std::memcpy(to + i * kStepKeys, &square[i], sizeof(square[i]));
   }
 }
 
@@ -92,18 +109,11 @@ void pack_keys(const CacheRows<typename P::Number>& keys, int64_t step, int64_t 
       const int64_t token = step + group + i;
       rows[i] = token >= begin && token < end ? keys.row(token) : nullptr;
     }
-    for (int64_t unit = 0; unit < scratch.depth; unit += kLanes) {
-      const int64_t d = unit * P::kNumbers;
-      typename P::Vector square[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        square[i] = typename P::Vector{};
-        if (rows[i] != nullptr) square[i] = load_channels<P>(rows[i] + d, head_dim - d);
-      }
-      transpose(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        std::memcpy(scratch.keys + (unit + i) * kStepKeys + group, &square[i], sizeof(square[i]));
+    for (int64_t d = 0; d < head_dim; d += kStepChannels) {
+      auto* const to = scratch.keys + d / P::kNumbers * kStepKeys + group;
+      transpose_keys<P, 0>(rows, d, head_dim - d, to);
+      if constexpr (P::kVectors == 2) {
+        transpose_keys<P, 1>(rows, d, head_dim - d, to + kLanes * kStepKeys);
       }
     }
   }
@@ -120,11 +130,11 @@ void pack_values(const CacheRows<typename P::Number>& values, int64_t step, int6
     const bool first = token >= begin && token < end;
     const bool second = token + 1 >= begin && token + 1 < end;
     const auto* const row = first || second ? values.row(token) : nullptr;
-    for (int64_t d = 0; d < scratch.width; d += 2 * kLanes) {
+    for (int64_t d = 0; d < scratch.width; d += kStepChannels) {
       Vector pair[2] = {};
       if (row != nullptr) {
         const int64_t rest = head_dim - d;
-        const int channels = static_cast<int>(rest < 2 * kLanes ? rest : 2 * kLanes);
+        const int channels = static_cast<int>(rest < kStepChannels ? rest : kStepChannels);
         P::load_value_units(row + d, values.token_stride, first, second, channels, pair);
       }
       std::memcpy(to + d, pair, sizeof(pair));
@@ -243,8 +253,8 @@ void prefill_task(const AttentionWork& work) {
   const AttentionShape& shape = *work.shape;
   const int64_t tile_rows = work.tile->query_count * work.group;
   const PrefillScratch<P> scratch(tile_rows, shape.head_dim);
-  const CacheRows<T> keys(work, work.call->keys, shape.keys);
-  const CacheRows<T> values(work, work.call->values, shape.values);
+  const CacheRows<T> keys(shape, *work.tile, work.call->keys, shape.keys);
+  const CacheRows<T> values(shape, *work.tile, work.call->values, shape.values);
   const int64_t begin = work.task->key_begin, end = work.task->key_end;
   pack_queries<P>(work, tile_rows, scratch);
   for (int64_t step = begin / kStepKeys * kStepKeys; step < end; step += kStepKeys) {

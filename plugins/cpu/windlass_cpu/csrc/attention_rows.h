@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "attention_product.h"
 #include "vector.h"
 
 namespace windlass {
@@ -11,6 +12,13 @@ constexpr float kMinusInfinity = -__builtin_inff();
 
 inline int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
+}
+
+// Whether channel d begins a cache line of a row that begins one.
+template <typename T>
+inline bool starts_line(int64_t d) {
+  constexpr int64_t kNumbers = 64 / sizeof(T);
+  return d % kNumbers == 0;
 }
 
 // Hands out parts of a thread's scratch memory, 64-byte aligned.
@@ -39,10 +47,11 @@ struct CacheRows {
   const int32_t* blocks;
   int64_t block_size, block_stride, token_stride;
 
-  CacheRows(const AttentionWork& work, const void* cache, const CacheStrides& strides)
-      : head(static_cast<const T*>(cache) + work.tile->kv_head * strides.head),
-        blocks(work.shape->block_table + work.tile->request * work.shape->block_table_stride),
-        block_size(work.shape->block_size),
+  CacheRows(const AttentionShape& shape, const AttentionTile& tile, const void* cache,
+            const CacheStrides& strides)
+      : head(static_cast<const T*>(cache) + tile.kv_head * strides.head),
+        blocks(shape.block_table + tile.request * shape.block_table_stride),
+        block_size(shape.block_size),
         block_stride(strides.block),
         token_stride(strides.token) {}
 
@@ -69,6 +78,21 @@ inline const T* query_row(const AttentionWork& work, int64_t row) {
   const RowPlace place(work, row);
   return static_cast<const T*>(work.call->query) + place.token * work.call->query_token_stride +
          place.head * work.call->query_head_stride;
+}
+
+// Units of one row of queries, zeros beyond the last channel.
+template <typename P>
+inline void pack_row(const typename P::Number* from, int64_t head_dim, typename P::Unit* to) {
+  for (int64_t d = 0; d < head_dim; d += kStepChannels) {
+    const int64_t rest = head_dim - d;
+    typename P::Vector units[P::kVectors];
+    if (rest >= kStepChannels) {
+      P::load(from + d, units);
+    } else {
+      P::load(from + d, static_cast<int>(rest), units);
+    }
+    std::memcpy(to + d / P::kNumbers, units, sizeof(units));
+  }
 }
 
 // Scaled and capped products of a query with kLanes keys, minus infinity outside [begin, end).

@@ -54,7 +54,25 @@ inline Ints lane_numbers() {
   return numbers;
 }
 
-inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+// Of two numbers of which one is not a number, b.
+inline Floats maximum(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+inline Floats minimum(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_min_ps(0xffff, a, b);
+#elif defined(__AVX2__)
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
 
 template <typename Vector>
 inline Vector load_bits(const void* from) {
@@ -75,7 +93,24 @@ inline Halves load_halves(const void* from, int count) {
 #endif
 }
 
-inline Words widen(Halves halves) { return __builtin_convertvector(halves, Words); }
+inline Words widen(Halves halves) {
+#if defined(__AVX512F__)
+  return bit_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xffff, bit_cast<__m256i>(halves)));
+#elif defined(__AVX2__)
+  return bit_cast<Words>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(halves)));
+#else
+  return __builtin_convertvector(halves, Words);
+#endif
+}
+
+// The lower 16 bits of each word.
+inline Halves narrow(Words words) {
+#if defined(__AVX512F__)
+  return bit_cast<Halves>(_mm512_maskz_cvtepi32_epi16(0xffff, bit_cast<__m512i>(words)));
+#else
+  return __builtin_convertvector(words, Halves);
+#endif
+}
 
 inline Floats to_floats(BFloat16, Halves halves) { return bit_cast<Floats>(widen(halves) << 16); }
 
@@ -101,7 +136,7 @@ inline Halves to_halves(BFloat16, Floats floats) {
   const Words words = bit_cast<Words>(floats);
   const Words rounded = (words + 0x7fffu + ((words >> 16) & 1u)) >> 16;
   const Words nan = Words{} + 0x7fc0u;
-  return __builtin_convertvector(floats == floats ? rounded : nan, Halves);
+  return narrow(floats == floats ? rounded : nan);
 }
 
 inline Halves to_halves(Float16, Floats floats) {
@@ -120,7 +155,7 @@ inline Halves to_halves(Float16, Floats floats) {
   const Words normal = (magnitude - (112u << 23) + 0xfffu + odd) >> 13;
   const Words infinity = magnitude > 0x7f800000u ? Words{} + 0x7e00u : Words{} + 0x7c00u;
   const Words finite = magnitude < (113u << 23) ? small : normal;
-  return __builtin_convertvector((magnitude >= (143u << 23) ? infinity : finite) | sign, Halves);
+  return narrow((magnitude >= (143u << 23) ? infinity : finite) | sign);
 #endif
 }
 
@@ -191,23 +226,28 @@ inline Floats row_sums(Floats* rows) {
   return rows[0];
 }
 
-inline float sum_of_lanes(Floats floats) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += floats[i];
-  return sum;
+template <int kStep>
+inline Floats swap_lanes(Floats floats) {
+  Ints pick;
+  for (int i = 0; i < kLanes; ++i) pick[i] = i ^ kStep;
+  return __builtin_shuffle(floats, pick);
 }
-
+template <int kStep = kLanes / 2>
+inline float sum_of_lanes(Floats floats) {
+  floats += swap_lanes<kStep>(floats);
+  if constexpr (kStep > 1) return sum_of_lanes<kStep / 2>(floats);
+  return floats[0];
+}
+template <int kStep = kLanes / 2>
 inline float largest_lane(Floats floats) {
-  float largest = floats[0];
-  for (int i = 1; i < kLanes; ++i) largest = floats[i] > largest ? floats[i] : largest;
-  return largest;
+  floats = maximum(floats, swap_lanes<kStep>(floats));
+  if constexpr (kStep > 1) return largest_lane<kStep / 2>(floats);
+  return floats[0];
 }
 
 // e^x within 2 units in the last place; exactly 0 below -87.4, as for minus infinity.
 inline Floats exponential(Floats x) {
-  const Floats lowest = broadcast(-88.0f), highest = broadcast(88.0f);
-  x = x < lowest ? lowest : x;
-  x = x > highest ? highest : x;
+  x = minimum(broadcast(88.0f), maximum(broadcast(-88.0f), x));
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits.
   const Floats shifted = x * 1.44269504f + 12582912.0f;
   const Floats n = shifted - 12582912.0f;
@@ -225,9 +265,7 @@ inline Floats exponential(Floats x) {
 
 // tanh(x), absolute error below 2e-7.
 inline Floats hyperbolic_tangent(Floats x) {
-  const Floats limit = broadcast(10.0f);
-  x = x > limit ? limit : x;
-  x = x < -limit ? -limit : x;
+  x = minimum(broadcast(10.0f), maximum(broadcast(-10.0f), x));
   return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f);
 }
 
