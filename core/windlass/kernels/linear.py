@@ -19,6 +19,10 @@ class PackedWeight(ABC):
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x` `[T, K]` times the transposed weight, plus `bias` `[N]`: `[T, N]`."""
 
+    def apply_float(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """As `apply`, but float32 `[T, N]`: logits, where a provider need not round them first."""
+        return self.apply(x, bias).float()
+
 
 class DenseWeight(PackedWeight):
     """The weight as it is."""

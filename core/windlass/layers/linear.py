@@ -20,6 +20,10 @@ class Linear:
         """The layer's output for `x` `[T, in_features]`."""
         return self.weight.apply(x, self.bias)
 
+    def float32(self, x: torch.Tensor) -> torch.Tensor:
+        """The layer's output in float32."""
+        return self.weight.apply_float(x, self.bias)
+
     @property
     def nbytes(self) -> int:
         """Bytes of weight and bias."""

@@ -103,4 +103,4 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits `[R, V]` of hidden states `[R, H]`."""
-        return self.lm_head(hidden).float()
+        return self.lm_head.float32(hidden)

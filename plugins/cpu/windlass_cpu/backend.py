@@ -1,8 +1,10 @@
-"""The CPU backend: torch's operators over a head-major KV cache."""
+"""The CPU backend: C++ kernels over a head-major KV cache, torch's operators where they are not
+built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, TorchBackend
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
+from windlass_cpu.library import library_path
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -41,6 +44,11 @@ class CpuBackend(TorchBackend):
     ) -> None:
         super().__init__(spec, config, arch=arch, op_providers=op_providers)
         self.allocator = CpuAllocator(self.device, self.capabilities)
+        if library_path() is not None:
+            from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
+
+            self.attention = CpuAttention()
+            self.capabilities = replace(self.capabilities, block_multiple=BLOCK_MULTIPLE)
 
     def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
         """Head-major, any block size."""

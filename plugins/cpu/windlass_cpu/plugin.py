@@ -9,11 +9,13 @@ from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
+    OpProvider,
     Status,
     hookimpl,
     installed_torch,
 )
 from windlass.plugin.host_memory import host_memory
+from windlass_cpu.library import library_path
 
 SPEC = BackendSpec(
     name="cpu", target="windlass_cpu.backend:CpuBackend", device_type="cpu", priority=100
@@ -31,6 +33,10 @@ _LEVELS = (
 )
 
 
+_KERNELS = (("linear", "pack_weight"),)
+"""Ops that have a C++ kernel: the module of this package and the op."""
+
+
 @hookimpl
 def windlass_backend() -> BackendSpec:
     """Describe the backend."""
@@ -43,6 +49,24 @@ def windlass_probe() -> Availability:
     return probe()
 
 
+@hookimpl
+def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
+    """Offer the C++ kernels, where the package was built with them."""
+    del arch
+    if backend != SPEC.name or library_path() is None:
+        return ()
+    return tuple(
+        OpProvider(
+            op=op,
+            name="cpp",
+            target=f"windlass_cpu.{module}:{op}",
+            supports=f"windlass_cpu.{module}:supports_{op}",
+            priority=100,
+        )
+        for module, op in _KERNELS
+    )
+
+
 def probe(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Availability:
     """Describe the processor and the memory that this process may use."""
     device = _device(proc, cgroup)
@@ -52,6 +76,12 @@ def probe(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> 
             reason="torch is not installed",
             hint="pip install 'windlass[cpu]'",
             devices=(device,),
+        )
+    if library_path() is None:
+        return Availability.available(
+            device,
+            reason="runs on torch's operators: the C++ kernels were not built. "
+            "Install a C++ compiler, then install Windlass again",
         )
     return Availability.available(device)
 

@@ -1,0 +1,230 @@
+"""Paged attention by the C++ kernels, straight over the block table."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int32, c_int64, c_void_p
+from typing import Any, ClassVar
+
+import torch
+
+from windlass.backend import (
+    SUPPORTED,
+    Attention,
+    AttentionBatch,
+    AttentionParams,
+    GraphSupport,
+    KVLayout,
+    KVPool,
+    KVSpec,
+    Support,
+)
+from windlass_cpu.library import load_library
+
+BLOCK_MULTIPLE = 16
+"""Block sizes are multiples of this: the kernels take as many neighbouring keys at a time."""
+
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""The dtypes that the kernels know, in the numbers of `csrc/attention.h`."""
+
+
+class _Strides(ctypes.Structure):
+    _fields_: ClassVar = [("block", c_int64), ("token", c_int64), ("head", c_int64)]
+
+
+class _Shape(ctypes.Structure):
+    """`AttentionShape` of `csrc/attention.h`."""
+
+    _fields_: ClassVar = [
+        ("cu_seqlens_q", c_void_p),
+        ("seq_lens", c_void_p),
+        ("block_table", c_void_p),
+        ("block_table_stride", c_int64),
+        ("num_requests", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("block_size", c_int64),
+        ("window", c_int64),
+        ("keys", _Strides),
+        ("values", _Strides),
+        ("dtype", c_int32),
+    ]
+
+
+class _Call(ctypes.Structure):
+    """`AttentionCall` of `csrc/attention.h`."""
+
+    _fields_: ClassVar = [
+        ("query", c_void_p),
+        ("out", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("lse", c_void_p),
+        ("sinks", c_void_p),
+        ("query_token_stride", c_int64),
+        ("query_head_stride", c_int64),
+        ("out_token_stride", c_int64),
+        ("out_head_stride", c_int64),
+        ("scale", c_float),
+        ("softcap", c_float),
+    ]
+
+
+class _Plan:
+    """A step's tensors, and a list of tasks for each window, made when a layer first has it."""
+
+    def __init__(self, library: ctypes.CDLL, batch: AttentionBatch, pool: KVPool) -> None:
+        self._library = library
+        # The tasks point into these tensors.
+        self._tensors = (
+            batch.cu_seqlens_q.contiguous(),
+            batch.seq_lens.contiguous(),
+            batch.block_table.contiguous(),
+        )
+        self._pool = pool
+        self._tasks: dict[tuple[int, int], int] = {}
+        self.call = _Call()
+
+    def tasks(self, num_heads: int, window: int) -> int:
+        """Address of the tasks of the layers with this window."""
+        tasks = self._tasks.get((num_heads, window))
+        if tasks is None:
+            shape = self._shape(num_heads, window)
+            tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
+            self._tasks[num_heads, window] = tasks
+        return tasks
+
+    def _shape(self, num_heads: int, window: int) -> _Shape:
+        cu_seqlens_q, seq_lens, block_table = self._tensors
+        spec = self._pool.spec
+        return _Shape(
+            cu_seqlens_q=cu_seqlens_q.data_ptr(),
+            seq_lens=seq_lens.data_ptr(),
+            block_table=block_table.data_ptr(),
+            block_table_stride=block_table.shape[1],
+            num_requests=len(seq_lens),
+            num_heads=num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            block_size=self._pool.block_size,
+            window=window,
+            keys=_Strides(*self._pool.keys[0].stride()[:3]),
+            values=_Strides(*self._pool.values[0].stride()[:3]),
+            dtype=DTYPE_CODES[spec.dtype],
+        )
+
+    def __del__(self) -> None:
+        for tasks in self._tasks.values():
+            self._library.windlass_attention_free(tasks)
+
+
+class CpuAttention(Attention):
+    """Decodes share a read of keys and values among a group's heads; prefill goes tile by tile.
+
+    Work is spread over torch's threads, long requests are split along their keys.
+    """
+
+    def __init__(self) -> None:
+        self._library = _declared(load_library())
+
+    def supports(
+        self,
+        spec: KVSpec,
+        layout: KVLayout,
+        dtype: torch.dtype,
+        params: AttentionParams,
+        graph: GraphSupport = GraphSupport.NONE,
+    ) -> Support:
+        """Any layout whose channels lie side by side, blocks of whole 16 tokens, one dtype."""
+        del params
+        if graph is not GraphSupport.NONE:
+            return Support.no("there are no graphs on a CPU")
+        if dtype not in DTYPE_CODES or spec.dtype is not dtype:
+            return Support.no(f"{dtype} over a cache of {spec.dtype}: both must be the same float")
+        if not layout.canonical or layout.order[-1] != "C":
+            return Support.no(f"layout {layout.order}: channels must lie side by side")
+        if layout.block_size % BLOCK_MULTIPLE:
+            return Support.no(f"block size {layout.block_size}: not a multiple of {BLOCK_MULTIPLE}")
+        return SUPPORTED
+
+    def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
+        """Keep the step; tasks are cut when a layer asks, for they depend on its window."""
+        del capture
+        return _Plan(self._library, batch, pool)
+
+    def write_kv(
+        self,
+        pool: KVPool,
+        layer: int,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Copy each head of each token to its slot."""
+        slots = slot_mapping.to(torch.int64).contiguous()
+        for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
+            rows = _unit_stride(new)
+            block, token, head, _ = cache.stride()
+            self._library.windlass_write_slots(
+                rows.data_ptr(),
+                rows.stride(0),
+                rows.stride(1),
+                cache.data_ptr(),
+                block,
+                token,
+                head,
+                slots.data_ptr(),
+                *rows.shape,
+                pool.block_size,
+                rows.itemsize,
+            )
+
+    def run(
+        self,
+        pool: KVPool,
+        layer: int,
+        query: torch.Tensor,
+        plan: object,
+        params: AttentionParams,
+        out: torch.Tensor,
+        lse: torch.Tensor | None = None,
+    ) -> None:
+        """Attention of the step's queries over the cache."""
+        assert isinstance(plan, _Plan)
+        query = _unit_stride(query)
+        call = plan.call
+        call.query = query.data_ptr()
+        call.out = out.data_ptr()
+        call.keys = pool.keys[layer].data_ptr()
+        call.values = pool.values[layer].data_ptr()
+        call.lse = None if lse is None else lse.data_ptr()
+        call.sinks = None if params.sinks is None else params.sinks.data_ptr()
+        call.query_token_stride, call.query_head_stride, _ = query.stride()
+        call.out_token_stride, call.out_head_stride, _ = out.stride()
+        call.scale = params.scale
+        call.softcap = params.softcap
+        tasks = plan.tasks(query.shape[1], params.window)
+        self._library.windlass_attention_run(tasks, ctypes.byref(call))
+
+
+def _unit_stride(x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with the types of the functions used here."""
+    declarations: list[tuple[str, Any, list[Any]]] = [
+        ("windlass_attention_plan", c_void_p, [c_void_p]),
+        ("windlass_attention_free", None, [c_void_p]),
+        ("windlass_attention_run", None, [c_void_p, c_void_p]),
+        (
+            "windlass_write_slots",
+            None,
+            [c_void_p, c_int64, c_int64, c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 5],
+        ),
+    ]
+    for name, result, arguments in declarations:
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

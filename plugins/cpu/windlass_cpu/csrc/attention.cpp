@@ -1,0 +1,126 @@
+// Runs a plan with the kernels of the current instruction set.
+#include "attention.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "parallel.h"
+
+namespace windlass {
+namespace {
+
+// What a test chose for products of bfloat16 pairs: -1 leaves it to the processor.
+std::atomic<int>& pair_products() {
+  static std::atomic<int> choice{-1};
+  return choice;
+}
+
+// Below this cost a second thread takes longer to wake than to help.
+constexpr double kSerialCost = 4096;
+constexpr int64_t kSharesPerThread = 16;
+
+#ifndef WINDLASS_SCALAR_ONLY
+// Whether bfloat16 dot products do more a second than float32 ones. AMD's processors start two an
+// instruction cycle (Zen 4 and 5), Intel's one every two: an Emerald Rapids core reaches
+// 86 GFLOP/s with them and 178 with float32.
+bool pairs_are_faster() {
+  static const bool amd = __builtin_cpu_is("amd") != 0;
+  return amd;
+}
+#endif
+
+const AttentionFunctions& functions_for(int32_t dtype) {
+#ifndef WINDLASS_SCALAR_ONLY
+  const Isa isa = current_isa();
+  const bool pairs = pair_products().load() < 0 ? pairs_are_faster() : pair_products().load() > 0;
+  if (pairs && isa >= Isa::kAvx512Bf16 && dtype == static_cast<int32_t>(Dtype::kBFloat16)) {
+    return kAttentionAvx512Bf16;
+  }
+  if (isa >= Isa::kAvx512) return kAttentionAvx512[dtype];
+  if (isa >= Isa::kAvx2) return kAttentionAvx2[dtype];
+#endif
+  return kAttentionScalar[dtype];
+}
+
+class Scratch {
+ public:
+  ~Scratch() { std::free(memory_); }
+  void* at_least(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(memory_);
+      size_ = (bytes + 4095) / 4096 * 4096;
+      memory_ = std::aligned_alloc(64, size_);
+      if (memory_ == nullptr) throw std::bad_alloc();
+    }
+    return memory_;
+  }
+
+ private:
+  void* memory_ = nullptr;
+  int64_t size_ = 0;
+};
+
+void run(const AttentionPlan& plan, const AttentionCall& call) {
+  const AttentionFunctions& functions = functions_for(plan.shape.dtype);
+  const auto num_tasks = static_cast<int64_t>(plan.tasks.size());
+  const auto num_merges = static_cast<int64_t>(plan.split_tiles.size());
+  const auto run_task = [&](int64_t i) {
+    const AttentionTask& task = plan.tasks[i];
+    const AttentionTile& tile = plan.tiles[task.tile];
+    const AttentionTask* const next = i + 1 < num_tasks ? &plan.tasks[i + 1] : nullptr;
+    const AttentionTile* const next_tile = next != nullptr ? &plan.tiles[next->tile] : nullptr;
+    const AttentionWork work{&plan.shape, &call,      &tile,     &task,
+                             &plan.partials, plan.group, next_tile, next};
+    (tile.query_count == 1 ? functions.decode : functions.prefill)(work);
+  };
+  const auto merge = [&](int64_t i) {
+    const AttentionTile& tile = plan.tiles[plan.split_tiles[i]];
+    functions.merge({&plan.shape, &call, &tile, nullptr, &plan.partials, plan.group, nullptr,
+                     nullptr});
+  };
+  const int num_threads = omp_get_max_threads();
+  if (plan.cost <= kSerialCost || num_tasks == 1 || num_threads == 1) {
+    for (int64_t i = 0; i < num_tasks; ++i) run_task(i);
+    for (int64_t i = 0; i < num_merges; ++i) merge(i);
+    return;
+  }
+  // Neighbouring tasks go to one thread as far as that leaves enough to balance: it fetches the
+  // next task's keys at the end of each.
+  const int64_t share = num_tasks / (num_threads * kSharesPerThread) + 1;
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic, share)
+    for (int64_t i = 0; i < num_tasks; ++i) run_task(i);
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < num_merges; ++i) merge(i);
+  }
+}
+
+}  // namespace
+
+void* attention_scratch(int64_t bytes) {
+  thread_local Scratch scratch;
+  return scratch.at_least(bytes);
+}
+
+}  // namespace windlass
+
+extern "C" {
+
+WINDLASS_EXPORT windlass::AttentionPlan* windlass_attention_plan(
+    const windlass::AttentionShape* shape) {
+  return windlass::plan_attention(*shape, omp_get_max_threads()).release();
+}
+
+WINDLASS_EXPORT void windlass_attention_free(windlass::AttentionPlan* plan) { delete plan; }
+
+WINDLASS_EXPORT void windlass_attention_run(windlass::AttentionPlan* plan,
+                                            const windlass::AttentionCall* call) {
+  windlass::run(*plan, *call);
+}
+
+WINDLASS_EXPORT void windlass_attention_use_pairs(int choice) {
+  windlass::pair_products().store(choice);
+}
+}

@@ -1,0 +1,47 @@
+"""The kernel library: found beside this file, loaded after torch, called through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+
+ISA_NAMES = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
+"""Instruction-set levels in the order of `csrc/isa.h`."""
+
+
+def library_path() -> str | None:
+    """Where the library lies, None when it was not built."""
+    # Found as a module, though it is none: in an editable install it lies apart from this file.
+    spec = find_spec("windlass_cpu._kernels")
+    return spec.origin if spec else None
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """Load the kernels, after torch, so that both share torch's OpenMP threads.
+
+    Raises:
+        OSError: the library was not built, or does not fit this machine.
+    """
+    path = library_path()
+    if path is None:
+        raise OSError("the C++ kernels were not built: install a C++ compiler, then reinstall")
+    import torch  # noqa: F401 - its OpenMP runtime must be the one that is loaded
+
+    return ctypes.CDLL(path)
+
+
+def best_isa() -> str:
+    """The highest instruction-set level of this processor."""
+    return ISA_NAMES[load_library().windlass_best_isa()]
+
+
+def force_isa(name: str) -> None:
+    """Make every kernel use one level, for tests.
+
+    Raises:
+        ValueError: the processor lacks it.
+    """
+    if load_library().windlass_force_isa(ISA_NAMES.index(name)) != 0:
+        raise ValueError(f"this processor has no {name}: its best level is {best_isa()}")

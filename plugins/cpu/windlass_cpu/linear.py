@@ -1,0 +1,134 @@
+"""Linear layers on the kernels of `csrc/linear*`: weights packed once, then streamed in order."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from windlass.backend import SUPPORTED, PackedWeight, Support
+from windlass_cpu.library import load_library
+
+_HUGE_PAGE = 2 << 20
+_POINTER, _SIZE, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+class Kernels(NamedTuple):
+    """The C functions of one weight format; `csrc/linear_<format>.h` describes them."""
+
+    packed_bytes: Callable[..., int]
+    pack: Callable[..., None]
+    multiply: Callable[..., None]
+
+
+@cache
+def kernels(weight_format: str) -> Kernels:
+    """The functions for weights in `weight_format`.
+
+    Raises:
+        OSError: the library was not built, or does not fit this machine.
+    """
+    library = load_library()
+    prefix = f"windlass_linear_{weight_format}"
+    packed_bytes = library[f"{prefix}_packed_bytes"]
+    packed_bytes.argtypes, packed_bytes.restype = [_SIZE, _SIZE], _SIZE
+    pack = library[f"{prefix}_pack"]
+    pack.argtypes, pack.restype = [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER], None
+    multiply = library[prefix]
+    multiply.argtypes = [
+        *(_POINTER, _SIZE, _SIZE),
+        *(_POINTER, _SIZE, _SIZE),
+        *(_POINTER, _POINTER, _SIZE, _FLAG),
+    ]
+    multiply.restype = None
+    return Kernels(packed_bytes, pack, multiply)
+
+
+def _allocate(nbytes: int) -> tuple[torch.Tensor, int]:
+    """Memory on huge pages where the system gives them: its owner and its address."""
+    memory = torch.empty(nbytes + _HUGE_PAGE, dtype=torch.uint8)
+    address = -(-memory.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+    advise = load_library().windlass_linear_advise_huge_pages
+    advise.argtypes, advise.restype = [_POINTER, _SIZE], None
+    advise(address, nbytes)
+    return memory, address
+
+
+class Bf16Weight(PackedWeight):
+    """A bf16 weight `[N, K]` in panels of 32 output channels."""
+
+    weight_format = "bf16"
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        functions = kernels(self.weight_format)
+        self.out_features, self.in_features = weight.shape
+        self.nbytes = functions.packed_bytes(self.out_features, self.in_features)
+        self._memory, self.address = _allocate(self.nbytes)
+        self._multiply: Callable[..., Any] = functions.multiply
+        rows = weight if weight.stride(1) == 1 else weight.contiguous()
+        functions.pack(rows.data_ptr(), rows.stride(0), *rows.shape, self.address)
+
+    def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`x` `[T, K]` times the transposed weight, plus `bias` `[N]`: `[T, N]`, all bf16."""
+        return self._product(x, bias, torch.bfloat16)
+
+    def apply_float(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """What `apply` computes, in fp32 as it was summed: logits without another pass."""
+        return self._product(x, bias, torch.float32)
+
+    def _product(
+        self, x: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        rows, columns = x.shape
+        if x.dtype is not torch.bfloat16 or columns != self.in_features:
+            raise ValueError(
+                f"x: expected bfloat16 [T, {self.in_features}], got {x.dtype} {list(x.shape)}"
+            )
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        outputs = self.out_features
+        output = torch.empty((rows, outputs), dtype=dtype)
+        self._multiply(
+            self.address,
+            outputs,
+            columns,
+            x.data_ptr(),
+            x.stride(0),
+            rows,
+            None if bias is None else self._bias_address(bias),
+            output.data_ptr(),
+            outputs,
+            dtype is torch.float32,
+        )
+        return output
+
+    def _bias_address(self, bias: torch.Tensor) -> int:
+        if bias.dtype is not torch.bfloat16 or bias.shape != (self.out_features,):
+            raise ValueError(
+                f"bias: expected bfloat16 [{self.out_features}], "
+                f"got {bias.dtype} {list(bias.shape)}"
+            )
+        if bias.stride(0) != 1:
+            raise ValueError("bias: expected its elements side by side")
+        return bias.data_ptr()
+
+
+def supports_pack_weight(weight: torch.Tensor) -> Support:
+    """Whether the kernels take `weight`: bf16 `[N, K]` on the CPU."""
+    if weight.device.type != "cpu" or weight.dim() != 2:
+        return Support.no("the weight is not a matrix on the CPU")
+    if weight.dtype is not torch.bfloat16:
+        return Support.no(f"the kernels multiply bfloat16, not {weight.dtype}")
+    try:
+        kernels(Bf16Weight.weight_format)
+    except (OSError, AttributeError) as exc:
+        return Support.no(f"the kernel library cannot be used: {exc}")
+    return SUPPORTED
+
+
+def pack_weight(weight: torch.Tensor) -> PackedWeight:
+    """Pack a bf16 `weight` `[N, K]`; it is not needed any more afterwards."""
+    return Bf16Weight(weight)

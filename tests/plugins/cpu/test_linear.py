@@ -1,0 +1,226 @@
+"""The linear kernels against products in fp32, at every instruction set of this processor.
+
+A result may differ by half a unit in the last place of its bf16 rounding, and by what summing K
+products in fp32 in another order changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from windlass_cpu import library
+from windlass_cpu.linear import Bf16Weight, kernels, pack_weight, supports_pack_weight
+
+BF16_HALF_UNIT = 2.0**-8
+FP32_UNIT = 2.0**-23
+GUARD = 0x5A
+
+
+def levels() -> list[str]:
+    """The instruction sets of this processor, or none without the kernel library."""
+    try:
+        best = library.best_isa()
+    except OSError:
+        return []
+    return list(library.ISA_NAMES[: library.ISA_NAMES.index(best) + 1])
+
+
+pytestmark = pytest.mark.skipif(not levels(), reason="the kernel library is not built")
+many = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(params=levels())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every level in turn, bf16 dot products wherever the level has them."""
+    use_dot = library.load_library().windlass_linear_bf16_use_dot
+    before = use_dot(1)
+    library.force_isa(request.param)
+    yield request.param
+    library.force_isa(library.best_isa())
+    use_dot(before)
+
+
+shapes = st.tuples(
+    st.one_of(st.integers(0, 40), st.sampled_from([64, 97, 300])),
+    st.one_of(st.integers(1, 150), st.sampled_from([256, 1000, 2048])),
+    st.one_of(st.integers(1, 150), st.sampled_from([320, 513])),
+)
+
+
+def random(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    """Normal bf16 numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator) * scale).bfloat16()
+
+
+def summing_error(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """How far two fp32 sums of the same products may lie apart: `[T, N]`.
+
+    Rounding errors add like a random walk; four times its expected length is never reached.
+    """
+    magnitude = x.float().square() @ weight.float().square().T
+    return 4 * FP32_UNIT * (x.shape[1] * magnitude).sqrt() + 1e-30
+
+
+def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The product in fp64."""
+    result = x.double() @ weight.double().T
+    return result if bias is None else result + bias.double()
+
+
+def assert_close(
+    result: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor, *, rounded: bool
+) -> None:
+    """Every element within `allowed`, and what rounding to fp32, or to bf16 if `rounded`, adds."""
+    allowed = allowed + FP32_UNIT * expected.abs()
+    if rounded:
+        allowed = allowed + BF16_HALF_UNIT * (expected.abs() + allowed)
+    excess = ((result.double() - expected).abs() - allowed).amax() if result.numel() else 0.0
+    assert excess <= 0
+
+
+@many
+@given(shape=shapes, with_bias=st.booleans(), rounded=st.booleans(), seed=st.integers(0, 2**31))
+def test_the_product_equals_the_fp32_one(
+    isa: str, shape: tuple[int, int, int], with_bias: bool, rounded: bool, seed: int
+) -> None:
+    rows, inputs, outputs = shape
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
+    bias = random(outputs, seed=seed + 2) if with_bias else None
+    packed = Bf16Weight(weight)
+    result = packed.apply(x, bias) if rounded else packed.apply_float(x, bias)
+    assert result.shape == (rows, outputs)
+    assert_close(result, exact(x, weight, bias), summing_error(x, weight), rounded=rounded)
+
+
+@many
+@given(shape=shapes, gap=st.integers(0, 9), start=st.integers(0, 9), seed=st.integers(0, 2**31))
+def test_rows_may_lie_anywhere(
+    isa: str, shape: tuple[int, int, int], gap: int, start: int, seed: int
+) -> None:
+    rows, inputs, outputs = shape
+    wide = random(rows, start + inputs + gap, seed=seed)
+    x = wide[:, start : start + inputs]
+    tall = random(outputs, inputs + gap, seed=seed + 1)
+    weight = tall[:, :inputs]
+    result = Bf16Weight(weight).apply(x)
+    assert torch.equal(result, Bf16Weight(weight.contiguous()).apply(x.contiguous()))
+
+
+@many
+@given(shape=shapes, gap=st.integers(0, 5), wide=st.booleans(), seed=st.integers(0, 2**31))
+def test_nothing_is_written_beside_the_output(
+    isa: str, shape: tuple[int, int, int], gap: int, wide: bool, seed: int
+) -> None:
+    rows, inputs, outputs = shape
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
+    packed = Bf16Weight(weight)
+    dtype = torch.float32 if wide else torch.bfloat16
+    stride, size = outputs + gap, dtype.itemsize
+    guarded = torch.full(((rows * stride + 64) * size,), GUARD, dtype=torch.uint8)
+    kernels("bf16").multiply(
+        packed.address, outputs, inputs, x.data_ptr(), inputs, rows, None,
+        guarded.data_ptr() + 32 * size, stride, wide,
+    )  # fmt: skip
+    table = guarded[32 * size : (32 + rows * stride) * size].view(rows, stride * size)
+    assert torch.equal(
+        table[:, : outputs * size].contiguous().view(dtype),
+        packed.apply_float(x) if wide else packed.apply(x),
+    )
+    assert (table[:, outputs * size :] == GUARD).all()
+    assert (guarded[: 32 * size] == GUARD).all()
+    assert (guarded[(32 + rows * stride) * size :] == GUARD).all()
+
+
+def test_a_row_does_not_depend_on_the_others(isa: str) -> None:
+    x, weight = random(40, 256, seed=1), random(96, 256, seed=2)
+    packed = Bf16Weight(weight)
+    allowed = summing_error(x, weight)
+    together = packed.apply_float(x)
+    for row in range(40):
+        alone = packed.apply_float(x[row : row + 1])
+        assert_close(alone, together[row : row + 1].double(), allowed[row], rounded=False)
+    x[0] = float("nan")
+    assert torch.equal(packed.apply_float(x)[20:], together[20:])
+
+
+def test_not_a_number_and_infinity_survive(isa: str) -> None:
+    weight = torch.eye(3, dtype=torch.bfloat16)
+    x = torch.tensor([[float("inf"), 1, 2]], dtype=torch.bfloat16)
+    bias = torch.tensor([0, float("nan"), float("-inf")], dtype=torch.bfloat16)
+    result = Bf16Weight(weight).apply(x, bias)
+    assert result[0, 0].isnan() or result[0, 0].isinf()
+    assert result[0, 1].isnan()
+    assert not result[0, 2].isfinite()
+
+
+def test_every_number_of_threads_gives_the_same_numbers(isa: str) -> None:
+    packed = Bf16Weight(random(200, 700, seed=3))
+    before = torch.get_num_threads()
+    try:
+        for rows in (1, 50, 600):
+            x = random(rows, 700, seed=rows)
+            torch.set_num_threads(1)
+            alone = packed.apply(x)
+            torch.set_num_threads(5)
+            assert torch.equal(packed.apply(x), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_weight_outlives_the_tensor_it_was_made_from() -> None:
+    weight = random(33, 65, seed=4)
+    expected = Bf16Weight(weight.clone()).apply(torch.ones(1, 65, dtype=torch.bfloat16))
+    packed = pack_weight(weight)
+    weight.zero_()
+    assert torch.equal(packed.apply(torch.ones(1, 65, dtype=torch.bfloat16)), expected)
+    assert (packed.out_features, packed.in_features, packed.nbytes) == (33, 65, 64 * 72 * 2)
+
+
+def test_a_transposed_view_is_packed_as_what_it_shows() -> None:
+    weight = random(48, 40, seed=5).T
+    x = random(2, 48, seed=6)
+    assert torch.equal(Bf16Weight(weight).apply(x), Bf16Weight(weight.contiguous()).apply(x))
+    columns = random(48, 2, seed=7).T
+    assert torch.equal(
+        Bf16Weight(weight).apply(columns), Bf16Weight(weight).apply(columns.contiguous())
+    )
+
+
+def test_only_bf16_matrices_are_taken() -> None:
+    assert supports_pack_weight(torch.zeros(4, 4, dtype=torch.bfloat16))
+    for dtype in (torch.float32, torch.float16):
+        assert "bfloat16" in supports_pack_weight(torch.zeros(4, 4, dtype=dtype)).reason
+    assert not supports_pack_weight(torch.zeros(4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("x", "bias"),
+    [
+        (torch.zeros(2, 8), None),
+        (torch.zeros(2, 7, dtype=torch.bfloat16), None),
+        (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(4)),
+        (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.bfloat16)),
+        (torch.zeros(2, 8, dtype=torch.bfloat16), torch.zeros(8, dtype=torch.bfloat16)[::2]),
+    ],
+)
+def test_what_would_read_foreign_memory_is_refused(
+    x: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Bf16Weight(torch.zeros(4, 8, dtype=torch.bfloat16)).apply(x, bias)
+
+
+def test_the_dot_product_choice_is_a_switch() -> None:
+    use_dot = library.load_library().windlass_linear_bf16_use_dot
+    use_dot.argtypes = [ctypes.c_int]
+    before = use_dot(0)
+    assert use_dot(before) == 0
