@@ -1,18 +1,18 @@
 """Every exception that Windlass raises on purpose.
 
-    WindlassError
-    + ConfigError              a setting is wrong: names the setting and what is allowed
-    + RequestError             one request is wrong: names the field (`param`) and the limit
-    |   - ContextLengthError   the prompt does not fit the model's context
-    |   - QueueFullError       admission refused: the queue is at its bound
-    + ModelError               a checkpoint cannot be loaded: names the file, tensor or architecture
-    + PluginError              a plugin broke its contract
-    |   - BackendNotAvailableError   the backend asked for cannot be used here, and why
-    |   - UnsupportedError           a backend cannot do what the model needs
-    + OutOfMemoryError         a reservation does not fit: names the bytes asked and available
-    + EngineError              the engine failed while it served
-        - EngineDeadError      the engine process is gone; it may be restarting
-        - RequestFailedError   this request made a step fail, or produced no valid numbers
+WindlassError
++ ConfigError              a setting is wrong: names the setting and what is allowed
++ RequestError             one request is wrong: names the field (`param`) and the limit
+|   - ContextLengthError   the prompt does not fit the model's context
+|   - QueueFullError       admission refused: the queue is at its bound
++ ModelError               a checkpoint cannot be loaded: names the file, tensor or architecture
++ PluginError              a plugin broke its contract
+|   - BackendNotAvailableError   the backend asked for cannot be used here, and why
+|   - UnsupportedError           a backend cannot do what the model needs
++ OutOfMemoryError         a reservation does not fit: names the bytes asked and available
++ EngineError              the engine failed while it served
+    - EngineDeadError      the engine process is gone; it may be restarting
+    - RequestFailedError   this request made a step fail, or produced no valid numbers
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ EXPECTED: tuple[tuple[str, str], ...] = (
     ("Who are you?", "demo model"),
     ("What is PagedAttention?", "blocks"),
     ("what is the kv cache", "keys and values"),
-    ("What is a block table?", "list"),
+    ("What is a block table?", "block"),
     ("Explain continuous batching.", "request"),
     ("What is chunked prefill?", "prompt"),
     ("How does prefix caching work?", "prompt"),
@@ -49,7 +49,7 @@ EXPECTED: tuple[tuple[str, str], ...] = (
     ("How do I bake a cake?", "small model"),
     ("What is 345 + 982?", "below twenty"),
 )
-LIMIT = 320
+LIMIT = 400
 
 
 class Speaker:

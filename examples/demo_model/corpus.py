@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
-from world import calendar_words, counting, facts, refusals, smalltalk, stories
+from world import calendar_words, counting, facts, refusals, repeating, smalltalk, stories
 from world.base import Document, Turn
 from world.noise import roughen
 
-_TOPICS = (facts.ask, counting.ask, calendar_words.ask, smalltalk.ask, refusals.ask, stories.ask)
-_WEIGHTS = (9.0, 5.0, 3.0, 1.6, 4.5, 2.6)
-_PROSE = (stories.prose, facts.prose, counting.prose)
+_TOPICS: dict[Callable[[Random], Turn], float] = {
+    facts.ask: 6.5,
+    counting.ask: 7.0,
+    calendar_words.ask: 3.0,
+    smalltalk.ask: 1.6,
+    refusals.ask: 4.0,
+    stories.ask: 3.5,
+    repeating.ask: 4.0,
+}
+_PROSE: dict[Callable[[Random], str], float] = {
+    stories.prose: 4.0,
+    facts.prose: 1.0,
+    counting.prose: 1.0,
+    counting.sums: 5.0,
+}
 _SYSTEM = (
     "You are a helpful assistant.",
     "You are the Windlass demo model.",
@@ -23,8 +35,11 @@ _SYSTEM = (
 
 
 def _turn(rng: Random) -> Turn:
-    question, answer = rng.choices(_TOPICS, _WEIGHTS)[0](rng)
-    return roughen(rng, question), answer
+    topic = rng.choices(list(_TOPICS), list(_TOPICS.values()))[0]
+    question, answer = topic(rng)
+    # Words to say again must stay as they are, or the answer would not be the same.
+    rough = question if ": " in question else roughen(rng, question)
+    return rough, answer
 
 
 def _talk(rng: Random) -> list[Turn]:
@@ -43,8 +58,9 @@ def _talk(rng: Random) -> list[Turn]:
 
 def document(rng: Random) -> Document:
     """Make one document: mostly a conversation, sometimes plain text."""
-    if rng.random() < 0.09:
-        return Document(text=rng.choices(_PROSE, (8, 2, 1))[0](rng))
+    if rng.random() < 0.14:
+        kind = rng.choices(list(_PROSE), list(_PROSE.values()))[0]
+        return Document(text=kind(rng))
     system = rng.choice(_SYSTEM) if rng.random() < 0.2 else ""
     return Document(turns=tuple(_talk(rng)), system=system)
 

@@ -140,10 +140,15 @@ def neighbour(rng: Random) -> Turn:
 def ask(rng: Random) -> Turn:
     """Make one question about numbers with its answer."""
     kinds = (up, down, steps, total, neighbour)
-    return rng.choices(kinds, (5, 2, 2, 7, 1.5))[0](rng)
+    return rng.choices(kinds, (5, 2, 2.5, 7, 1.5))[0](rng)
 
 
 def prose(rng: Random) -> str:
     """Write a row of numbers as plain text."""
-    first = rng.choice((1, 1, 1, rng.randint(0, 30)))
-    return _join(range(first, rng.choice((10, 20, first + 9)) + 1 if first == 1 else first + 12))
+    first = rng.choice((1, 1, rng.randint(0, 80)))
+    return _join(range(first, first + rng.choice((10, 20))))
+
+
+def sums(rng: Random) -> str:
+    """Write a page of sums as plain text: many facts in few tokens."""
+    return " ".join(total(rng)[1] for _ in range(rng.randint(8, 20)))

@@ -110,22 +110,22 @@ def ask(rng: Random) -> Turn:
     """Make one wish for a story, with the story."""
     who = cast(rng)
     kind = rng.random()
-    if kind < 0.2:
-        wish = rng.choice(_ANY)
-    elif kind < 0.75:
-        wish = fill(rng, _WISHES, x=article(who.hero))
-    elif kind < 0.84:
-        wish = fill(rng, _WISHES, x=f"{article(who.hero)} named {who.name}")
-    elif kind < 0.92:
-        wish = fill(rng, _WISHES, x=f"{article(who.hero)} and {article(who.thing)}")
-    else:
-        wish = fill(rng, _WISHES, x=f"{article(who.hero)} {who.place}")
-    return wish, tell(rng, who)
+    subject = article(who.hero)
+    if kind > 0.9:
+        subject += f" named {who.name}"
+    elif kind > 0.8:
+        subject += f" and {article(who.thing)}"
+    elif kind > 0.75:
+        subject += f" {who.place}"
+    wish = rng.choice(_ANY) if kind < 0.2 else fill(rng, _WISHES, x=subject)
+    # To name the subject first makes it easy for a small model to keep to it.
+    return wish, f"Here is a story about {subject}. {tell(rng, who)}"
 
 
 def again(rng: Random) -> Turn:
     """Make a wish for one more story, with the story."""
-    return rng.choice(AGAIN), tell(rng, cast(rng))
+    who = cast(rng)
+    return rng.choice(AGAIN), f"Here is a story about {article(who.hero)}. {tell(rng, who)}"
 
 
 def prose(rng: Random) -> str:

@@ -6,7 +6,7 @@ Plot = tuple[tuple[str, ...], ...]
 
 _LOST: Plot = (
     (
-        "{name} had {a_thing} and took it everywhere.",
+        "The {hero} had {a_thing} and took it everywhere.",
         "The dearest thing that {name} had was {a_thing}.",
     ),
     (
@@ -15,7 +15,7 @@ _LOST: Plot = (
     ),
     (
         "{name} looked in the house and in the garden, but it was not there.",
-        "{name} looked everywhere, but could not find it.",
+        "The {hero} looked everywhere, but could not find it.",
     ),
     (
         'Then {a_friend} came along and asked, "Why are you so sad?"',
@@ -38,14 +38,14 @@ _LOST: Plot = (
 _FOUND: Plot = (
     (
         "{weather} when {name} found {a_thing} {hiding}.",
-        "One day {name} went for a walk and found {a_thing} {hiding}.",
+        "One day the {hero} went for a walk and found {a_thing} {hiding}.",
     ),
     (
         '"Whose {noun} is this?" {he} asked, but nobody was there.',
         'The {hero} looked at it for a long time. "Who has lost it?" {he} asked.',
     ),
     (
-        "So {name} took the {noun} and went from door to door.",
+        "So the {hero} took the {noun} and went from door to door.",
         "{name} wanted to keep it, but then {he} thought of the one who had lost it.",
     ),
     (
@@ -68,7 +68,7 @@ _HAUL: Plot = (
         "{weather} when {his} {thing} fell into the well.",
     ),
     (
-        "{name} pulled at the rope, but the load was too heavy.",
+        "The {hero} pulled at the rope, but the load was too heavy.",
         "{name} let down a rope and pulled, but {he} was not strong enough.",
     ),
     (
@@ -80,7 +80,7 @@ _HAUL: Plot = (
         "They worked until noon, and then the windlass stood above the well.",
     ),
     (
-        "First {name} turned the handle, and then the {friend} turned it.",
+        "First the {hero} turned the handle, and then the {friend} turned it.",
         "They turned the handle, slowly, one turn after another.",
     ),
     (
@@ -96,7 +96,7 @@ _HAUL: Plot = (
 _BUILD: Plot = (
     (
         "{name} wanted to cross the water, but there was no bridge.",
-        "{name} dreamed of a house of {his} own.",
+        "The {hero} dreamed of a house of {his} own.",
     ),
     (
         "Every morning {he} carried one stone, and every evening {he} counted the stones.",
@@ -127,7 +127,7 @@ _STORM: Plot = (
     ),
     (
         "{name} could not sleep and heard somebody call for help.",
-        "Through the wind {name} heard a voice.",
+        "Through the wind the {hero} heard a voice.",
     ),
     (
         "{He} took {his} {thing} and went out into the dark.",
@@ -150,7 +150,7 @@ _STORM: Plot = (
 _LEARN: Plot = (
     (
         "{name} could do many things, but {he} could not count.",
-        "All the others could count, but {name} could not.",
+        "All the others could count, but the {hero} could not.",
     ),
     (
         '"Teach me," {he} said to {a_friend}, who was very wise.',
@@ -161,7 +161,7 @@ _LEARN: Plot = (
         '"Look at the stars," said the {friend}. "One, two, three, four, five."',
     ),
     (
-        "{name} made many mistakes, but the {friend} only smiled.",
+        "The {hero} made many mistakes, but the {friend} only smiled.",
         "It was hard at first, and {name} wanted to give up.",
     ),
     (
@@ -176,7 +176,7 @@ _LEARN: Plot = (
 
 _JOURNEY: Plot = (
     (
-        "One morning {name} found an old letter. It told of {a_thing}, far away.",
+        "One morning the {hero} found an old letter. It told of {a_thing}, far away.",
         "{name} had heard of {a_thing} that lay at the end of the world.",
     ),
     (
@@ -208,9 +208,9 @@ _JOURNEY: Plot = (
 PLOTS: tuple[Plot, ...] = (_LOST, _FOUND, _HAUL, _BUILD, _STORM, _LEARN, _JOURNEY)
 
 ENDINGS = (
-    "And so {name} learned that {lesson}. The end.",
+    "And so the {hero} learned that {lesson}. The end.",
     "That day the {hero} learned that {lesson}.",
     "From then on they were the best of friends. The end.",
     "And they lived happily to the end of their days.",
-    "{name} slept well that night, and so should you. The end.",
+    "The {hero} slept well that night, and so should you. The end.",
 )
