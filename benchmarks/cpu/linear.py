@@ -41,7 +41,10 @@ SHAPES = {  # inputs, outputs
         "lm_head": (2048, 32768),
     },
 }
-FORMATS: dict[str, Callable[[torch.Tensor], linear.Bf16Weight]] = {"bf16": linear.Bf16Weight}
+FORMATS: dict[str, Callable[[torch.Tensor], linear.KernelWeight]] = {
+    "bf16": linear.Bf16Weight,
+    "int8": linear.Int8Weight,
+}
 
 Clock = Callable[[], float]
 Product = Callable[[], object]
@@ -135,7 +138,9 @@ def measure_layer(
         )
 
 
-def product_of_windlass(packed: list[linear.Bf16Weight], x: torch.Tensor, logits: bool) -> Product:
+def product_of_windlass(
+    packed: list[linear.KernelWeight], x: torch.Tensor, logits: bool
+) -> Product:
     weights = cycle(packed)
     if logits:
         return lambda: next(weights).apply_float(x)
@@ -149,7 +154,7 @@ def product_of_torch(dense: list[torch.Tensor], x: torch.Tensor, logits: bool) -
     return lambda: F.linear(x, next(weights))
 
 
-def reading(packed: list[linear.Bf16Weight]) -> Product:
+def reading(packed: list[linear.KernelWeight]) -> Product:
     """Reads the weights and computes nothing: the floor."""
     read = load_library().windlass_linear_read
     read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64

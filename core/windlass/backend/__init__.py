@@ -1,7 +1,7 @@
 """The backend contract: what a hardware plugin implements, and the torch defaults of every part."""
 
 from windlass.backend.allocator import Allocator, MemoryPolicy, Profile
-from windlass.backend.attention import Attention, AttentionBatch, AttentionParams
+from windlass.backend.attention import Attention, AttentionBatch, AttentionParams, HeadNorm
 from windlass.backend.base import Backend
 from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport, Support
 from windlass.backend.collectives import Collectives, TorchCollectives
@@ -32,6 +32,7 @@ __all__ = [
     "Graph",
     "GraphPool",
     "GraphSupport",
+    "HeadNorm",
     "HostDevice",
     "KVLayout",
     "KVPool",

@@ -13,6 +13,7 @@ import torch
 
 from windlass.backend.capabilities import SUPPORTED, GraphSupport, Support
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.ops import OpRegistry
 
 
 @dataclass(kw_only=True)
@@ -62,6 +63,15 @@ class AttentionParams:
     sinks: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """RMS norm over each query and key head: weights `[D]`."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    eps: float
+
+
 class Attention(ABC):
     """A backend's paged attention. `Plan` is whatever the backend needs to run a step."""
 
@@ -94,6 +104,32 @@ class Attention(ABC):
         slot_mapping: torch.Tensor,
     ) -> None:
         """Store `key` and `value`, both `[T, Hkv, D]`, into their slots (-1: skip)."""
+
+    def rope_and_write(
+        self,
+        pool: KVPool,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        norm: HeadNorm | None,
+        ops: OpRegistry,
+    ) -> torch.Tensor:
+        """Normalise heads (where there is a norm), rotate them, write keys and values.
+
+        `query` `[T, Hq, D]`, which may be overwritten, `key` and `value` `[T, Hkv, D]`;
+        `positions` and `cos_sin` as in the op `rope`. Returns the rotated query. A backend that
+        can do this in one pass overrides it.
+        """
+        if norm is not None:
+            query = ops.rms_norm(query, norm.query, norm.eps)
+            key = ops.rms_norm(key, norm.key, norm.eps)
+        query, key = ops.rope(query, key, positions, cos_sin)
+        self.write_kv(pool, layer, key, value, slot_mapping)
+        return query
 
     @abstractmethod
     def run(

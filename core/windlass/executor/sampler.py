@@ -109,7 +109,7 @@ class Sampler:
         logits = self._adjust(logits, scheduled)
         if features.penalties:
             logits = self._penalties.apply(self._ops.penalties, logits, rows, self._table)
-        largest, tokens = logits.max(dim=-1)
+        largest, tokens = self._ops.greedy(logits)
         if features.random:
             tokens = self._sample_random(logits, rows)
         if features.penalties:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from windlass.kernels.linear import pack_weight
-from windlass.kernels.sampling import penalties, sample, token_logprobs
+from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -71,6 +71,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "pack_weight": pack_weight,
     "penalties": penalties,
+    "greedy": greedy,
     "sample": sample,
     "token_logprobs": token_logprobs,
 }

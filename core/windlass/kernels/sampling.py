@@ -52,6 +52,15 @@ def penalties(
     return logits - frequency[:, None] * output_counts - presence[:, None] * seen_in_output
 
 
+def greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each row of float32 logits `[R, V]`, and the first token that has it, int64.
+
+    Both `[R]`; a row that holds NaN has NaN as its largest.
+    """
+    largest, tokens = logits.max(dim=-1)
+    return largest, tokens
+
+
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from windlass.backend import AttentionParams, OpRegistry
+from windlass.backend import AttentionParams, HeadNorm, OpRegistry
 from windlass.layers.context import ForwardContext
 from windlass.layers.linear import Linear
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """RMS norm over each query and key head: weights `[D]`."""
-
-    query: torch.Tensor
-    key: torch.Tensor
-    eps: float
 
 
 class SelfAttention:
@@ -49,8 +38,7 @@ class SelfAttention:
         self.o = o
         self.norm = norm
         self.cos_sin = cos_sin
-        self._rms_norm = ops.rms_norm
-        self._rope = ops.rope
+        self._ops = ops
 
     def __call__(
         self, hidden: torch.Tensor, positions: torch.Tensor, context: ForwardContext
@@ -59,13 +47,19 @@ class SelfAttention:
         num_tokens = hidden.shape[0]
         qkv = self.qkv(hidden).view(num_tokens, sum(self.heads), self.head_dim)
         query, key, value = qkv.split_with_sizes(self.heads, dim=1)
-        if self.norm is not None:
-            query = self._rms_norm(query, self.norm.query, self.norm.eps)
-            key = self._rms_norm(key, self.norm.key, self.norm.eps)
-        query, key = self._rope(query, key, positions, self.cos_sin)
-
         attention, pool = context.attention, context.pool
-        attention.write_kv(pool, self.layer, key, value, context.slot_mapping)
+        query = attention.rope_and_write(
+            pool,
+            self.layer,
+            query,
+            key,
+            value,
+            positions,
+            self.cos_sin,
+            context.slot_mapping,
+            self.norm,
+            self._ops,
+        )
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         attention.run(pool, self.layer, query, context.plan, self.params, out)
         return self.o(out.view(num_tokens, -1))

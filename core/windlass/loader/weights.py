@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from windlass.backend import Backend, DenseWeight
-from windlass.layers.attention import HeadNorm
+from windlass.backend import Backend, DenseWeight, HeadNorm
 from windlass.layers.linear import Linear
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig

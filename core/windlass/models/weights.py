@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from windlass.layers.attention import HeadNorm
+from windlass.backend import HeadNorm
 from windlass.layers.linear import Linear
 
 

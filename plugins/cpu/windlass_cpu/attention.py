@@ -14,22 +14,26 @@ from windlass.backend import (
     AttentionBatch,
     AttentionParams,
     GraphSupport,
+    HeadNorm,
     KVLayout,
     KVPool,
     KVSpec,
+    OpRegistry,
     Support,
 )
 from windlass_cpu.library import load_library
+from windlass_cpu.row_calls import (
+    DTYPE_CODES,
+    MAX_HEAD_DIM,
+    CacheStrides,
+    RopeCall,
+    head_rows,
+    row_library,
+    unit_stride,
+)
 
 BLOCK_MULTIPLE = 16
 """Block sizes are multiples of this: the kernels take as many neighbouring keys at a time."""
-
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""The dtypes that the kernels know, in the numbers of `csrc/attention.h`."""
-
-
-class _Strides(ctypes.Structure):
-    _fields_: ClassVar = [("block", c_int64), ("token", c_int64), ("head", c_int64)]
 
 
 class _Shape(ctypes.Structure):
@@ -46,8 +50,8 @@ class _Shape(ctypes.Structure):
         ("head_dim", c_int64),
         ("block_size", c_int64),
         ("window", c_int64),
-        ("keys", _Strides),
-        ("values", _Strides),
+        ("keys", CacheStrides),
+        ("values", CacheStrides),
         ("dtype", c_int32),
     ]
 
@@ -109,8 +113,8 @@ class _Plan:
             head_dim=spec.head_dim,
             block_size=self._pool.block_size,
             window=window,
-            keys=_Strides(*self._pool.keys[0].stride()[:3]),
-            values=_Strides(*self._pool.values[0].stride()[:3]),
+            keys=CacheStrides(*self._pool.keys[0].stride()[:3]),
+            values=CacheStrides(*self._pool.values[0].stride()[:3]),
             dtype=DTYPE_CODES[spec.dtype],
         )
 
@@ -164,7 +168,7 @@ class CpuAttention(Attention):
         """Copy each head of each token to its slot."""
         slots = slot_mapping.to(torch.int64).contiguous()
         for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
-            rows = _unit_stride(new)
+            rows = unit_stride(new)
             block, token, head, _ = cache.stride()
             self._library.windlass_write_slots(
                 rows.data_ptr(),
@@ -180,6 +184,48 @@ class CpuAttention(Attention):
                 rows.itemsize,
             )
 
+    def rope_and_write(
+        self,
+        pool: KVPool,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        norm: HeadNorm | None,
+        ops: OpRegistry,
+    ) -> torch.Tensor:
+        """One pass: the query is rotated where it lies, keys and values go to their slots."""
+        if query.shape[-1] > MAX_HEAD_DIM or query.stride(-1) != 1 or key.stride(-1) != 1:
+            return super().rope_and_write(
+                pool, layer, query, key, value, positions, cos_sin, slot_mapping, norm, ops
+            )
+        value = unit_stride(value)
+        positions, slots = positions.contiguous(), slot_mapping.to(torch.int64).contiguous()
+        keys, values = pool.keys[layer], pool.values[layer]
+        call = RopeCall(
+            head_rows(query, query, None if norm is None else norm.query),
+            head_rows(key, None, None if norm is None else norm.key),
+            value.data_ptr(),
+            value.stride(0),
+            value.stride(1),
+            query.shape[-1],
+            positions.data_ptr(),
+            cos_sin.data_ptr(),
+            cos_sin.shape[1],
+            slots.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            CacheStrides(*keys.stride()[:3]),
+            CacheStrides(*values.stride()[:3]),
+            pool.block_size,
+            0.0 if norm is None else norm.eps,
+        )
+        row_library().windlass_rope(ctypes.byref(call), len(query), DTYPE_CODES[query.dtype])
+        return query
+
     def run(
         self,
         pool: KVPool,
@@ -192,7 +238,7 @@ class CpuAttention(Attention):
     ) -> None:
         """Attention of the step's queries over the cache."""
         assert isinstance(plan, _Plan)
-        query = _unit_stride(query)
+        query = unit_stride(query)
         call = plan.call
         call.query = query.data_ptr()
         call.out = out.data_ptr()
@@ -206,10 +252,6 @@ class CpuAttention(Attention):
         call.softcap = params.softcap
         tasks = plan.tasks(query.shape[1], params.window)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
-
-
-def _unit_stride(x: torch.Tensor) -> torch.Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:

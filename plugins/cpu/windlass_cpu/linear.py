@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -36,7 +36,7 @@ def kernels(weight_format: str) -> Kernels:
     packed_bytes = library[f"{prefix}_packed_bytes"]
     packed_bytes.argtypes, packed_bytes.restype = [_SIZE, _SIZE], _SIZE
     pack = library[f"{prefix}_pack"]
-    pack.argtypes, pack.restype = [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER], None
+    pack.argtypes, pack.restype = [_POINTER, _FLAG, _SIZE, _SIZE, _SIZE, _POINTER], None
     multiply = library[prefix]
     multiply.argtypes = [
         *(_POINTER, _SIZE, _SIZE),
@@ -57,19 +57,36 @@ def _allocate(nbytes: int) -> tuple[torch.Tensor, int]:
     return memory, address
 
 
-class Bf16Weight(PackedWeight):
-    """A bf16 weight `[N, K]` in panels of 32 output channels."""
+class KernelWeight(PackedWeight):
+    """A weight `[N, K]` in panels of 32 output channels, in one of the kernels' formats.
 
-    weight_format = "bf16"
+    Raises:
+        ValueError: the weight's type or shape is not one that the format packs.
+    """
+
+    weight_format: ClassVar[str]
+    sources: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float32)
+    most_inputs: ClassVar[int] = 65536
 
     def __init__(self, weight: torch.Tensor) -> None:
         functions = kernels(self.weight_format)
         self.out_features, self.in_features = weight.shape
+        if weight.dtype not in self.sources or self.in_features > self.most_inputs:
+            raise ValueError(
+                f"weight: {self.weight_format} packs {self.sources} of at most "
+                f"{self.most_inputs} inputs, got {weight.dtype} {list(weight.shape)}"
+            )
         self.nbytes = functions.packed_bytes(self.out_features, self.in_features)
         self._memory, self.address = _allocate(self.nbytes)
         self._multiply: Callable[..., Any] = functions.multiply
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
-        functions.pack(rows.data_ptr(), rows.stride(0), *rows.shape, self.address)
+        functions.pack(
+            rows.data_ptr(),
+            rows.dtype is torch.float32,
+            rows.stride(0),
+            *rows.shape,
+            self.address,
+        )
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x` `[T, K]` times the transposed weight, plus `bias` `[N]`: `[T, N]`, all bf16."""
@@ -114,6 +131,19 @@ class Bf16Weight(PackedWeight):
         if bias.stride(0) != 1:
             raise ValueError("bias: expected its elements side by side")
         return bias.data_ptr()
+
+
+class Bf16Weight(KernelWeight):
+    """A bf16 weight as it is."""
+
+    weight_format = "bf16"
+    sources = (torch.bfloat16,)
+
+
+class Int8Weight(KernelWeight):
+    """A weight rounded to int8 by output channel; activations are rounded to int8 by row."""
+
+    weight_format = "int8"
 
 
 def supports_pack_weight(weight: torch.Tensor) -> Support:

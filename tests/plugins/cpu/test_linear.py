@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from windlass_cpu import library
-from windlass_cpu.linear import Bf16Weight, kernels, pack_weight, supports_pack_weight
+from windlass_cpu.linear import (
+    Bf16Weight,
+    Int8Weight,
+    KernelWeight,
+    kernels,
+    pack_weight,
+    supports_pack_weight,
+)
 
 BF16_HALF_UNIT = 2.0**-8
 FP32_UNIT = 2.0**-23
@@ -53,6 +60,10 @@ shapes = st.tuples(
     st.one_of(st.integers(1, 150), st.sampled_from([256, 1000, 2048])),
     st.one_of(st.integers(1, 150), st.sampled_from([320, 513])),
 )
+
+
+FORMATS = (Bf16Weight, Int8Weight)
+every_format = pytest.mark.parametrize("packing", FORMATS)
 
 
 def random(*shape: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -101,32 +112,44 @@ def test_the_product_equals_the_fp32_one(
     assert_close(result, exact(x, weight, bias), summing_error(x, weight), rounded=rounded)
 
 
+@every_format
 @many
 @given(shape=shapes, gap=st.integers(0, 9), start=st.integers(0, 9), seed=st.integers(0, 2**31))
 def test_rows_may_lie_anywhere(
-    isa: str, shape: tuple[int, int, int], gap: int, start: int, seed: int
+    isa: str,
+    packing: type[KernelWeight],
+    shape: tuple[int, int, int],
+    gap: int,
+    start: int,
+    seed: int,
 ) -> None:
     rows, inputs, outputs = shape
     wide = random(rows, start + inputs + gap, seed=seed)
     x = wide[:, start : start + inputs]
     tall = random(outputs, inputs + gap, seed=seed + 1)
     weight = tall[:, :inputs]
-    result = Bf16Weight(weight).apply(x)
-    assert torch.equal(result, Bf16Weight(weight.contiguous()).apply(x.contiguous()))
+    result = packing(weight).apply(x)
+    assert torch.equal(result, packing(weight.contiguous()).apply(x.contiguous()))
 
 
+@every_format
 @many
 @given(shape=shapes, gap=st.integers(0, 5), wide=st.booleans(), seed=st.integers(0, 2**31))
 def test_nothing_is_written_beside_the_output(
-    isa: str, shape: tuple[int, int, int], gap: int, wide: bool, seed: int
+    isa: str,
+    packing: type[KernelWeight],
+    shape: tuple[int, int, int],
+    gap: int,
+    wide: bool,
+    seed: int,
 ) -> None:
     rows, inputs, outputs = shape
     x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
-    packed = Bf16Weight(weight)
+    packed = packing(weight)
     dtype = torch.float32 if wide else torch.bfloat16
     stride, size = outputs + gap, dtype.itemsize
     guarded = torch.full(((rows * stride + 64) * size,), GUARD, dtype=torch.uint8)
-    kernels("bf16").multiply(
+    kernels(packing.weight_format).multiply(
         packed.address, outputs, inputs, x.data_ptr(), inputs, rows, None,
         guarded.data_ptr() + 32 * size, stride, wide,
     )  # fmt: skip
@@ -140,16 +163,84 @@ def test_nothing_is_written_beside_the_output(
     assert (guarded[(32 + rows * stride) * size :] == GUARD).all()
 
 
-def test_a_row_does_not_depend_on_the_others(isa: str) -> None:
+@every_format
+def test_a_row_does_not_depend_on_the_others(isa: str, packing: type[KernelWeight]) -> None:
     x, weight = random(40, 256, seed=1), random(96, 256, seed=2)
-    packed = Bf16Weight(weight)
+    packed = packing(weight)
     allowed = summing_error(x, weight)
     together = packed.apply_float(x)
     for row in range(40):
         alone = packed.apply_float(x[row : row + 1])
         assert_close(alone, together[row : row + 1].double(), allowed[row], rounded=False)
-    x[0] = float("nan")
-    assert torch.equal(packed.apply_float(x)[20:], together[20:])
+    x[0, 7] = float("nan")
+    spoilt = packed.apply_float(x)
+    assert spoilt[0].isnan().all()
+    assert torch.equal(spoilt[1:], together[1:])
+
+
+def rounded_to_int8(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row as integers up to 127, and what one of them stands for."""
+    scale = values.float().abs().amax(1, keepdim=True) / 127
+    inverse = torch.where(scale > 0, 1 / scale, 0.0)
+    return (values.float() * inverse).round().clamp(-127, 127), scale
+
+
+@many
+@given(
+    shape=shapes,
+    wide=st.booleans(),
+    with_bias=st.booleans(),
+    rounded=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_int8_computes_exactly_what_its_rounding_leaves(
+    isa: str,
+    shape: tuple[int, int, int],
+    wide: bool,
+    with_bias: bool,
+    rounded: bool,
+    seed: int,
+) -> None:
+    rows, inputs, outputs = shape
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1, scale=0.02)
+    bias = random(outputs, seed=seed + 2) if with_bias else None
+    packed = Int8Weight(weight.float() if wide else weight)
+    result = packed.apply(x, bias) if rounded else packed.apply_float(x, bias)
+    (x_integers, x_scale), (w_integers, w_scale) = rounded_to_int8(x), rounded_to_int8(weight)
+    product = exact(x_integers, w_integers, None) * x_scale.double() * w_scale.T.double()
+    expected = product if bias is None else product + bias.double()
+    assert_close(result, expected, 4 * FP32_UNIT * product.abs(), rounded=rounded)
+
+
+@pytest.mark.parametrize("value", [1e-40, 1e38, -3e38])
+def test_int8_keeps_very_small_and_very_large_numbers_finite(isa: str, value: float) -> None:
+    weight = torch.tensor([[value, 0.0], [0.0, 1.0]])
+    result = Int8Weight(weight).apply_float(torch.tensor([[1.0, 0.5]]).bfloat16())
+    assert result.isfinite().all()
+    assert result[0, 0] == pytest.approx(value, rel=0.01, abs=1e-38)
+    assert result[0, 1] == pytest.approx(0.5, rel=0.01)
+
+
+def test_zeros_stay_zeros_in_int8(isa: str) -> None:
+    weight, bias = random(5, 33, seed=1), random(5, seed=2)
+    weight[3] = 0
+    x = random(3, 33, seed=3)
+    x[1] = 0
+    result = Int8Weight(weight).apply(x, bias)
+    assert torch.equal(result[1], bias)
+    assert torch.equal(result[:, 3], bias[3].expand(3))
+
+
+def test_more_inputs_than_int8_sums_hold_are_refused() -> None:
+    with pytest.raises(ValueError, match="65536"):
+        Int8Weight(torch.zeros(1, 65537))
+
+
+def test_int8_sums_hold_as_many_inputs_as_are_allowed(isa: str) -> None:
+    ones = torch.ones(1, 65536, dtype=torch.bfloat16)
+    for sign in (1, -1):
+        result = Int8Weight(sign * ones).apply_float(ones)
+        assert result.item() == pytest.approx(sign * 65536, rel=1e-6)
 
 
 def test_not_a_number_and_infinity_survive(isa: str) -> None:
@@ -162,8 +253,11 @@ def test_not_a_number_and_infinity_survive(isa: str) -> None:
     assert not result[0, 2].isfinite()
 
 
-def test_every_number_of_threads_gives_the_same_numbers(isa: str) -> None:
-    packed = Bf16Weight(random(200, 700, seed=3))
+@every_format
+def test_every_number_of_threads_gives_the_same_numbers(
+    isa: str, packing: type[KernelWeight]
+) -> None:
+    packed = packing(random(200, 700, seed=3))
     before = torch.get_num_threads()
     try:
         for rows in (1, 50, 600):

@@ -2,8 +2,6 @@
 #include "attention.h"
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 
 #include "parallel.h"
 
@@ -43,24 +41,6 @@ const AttentionFunctions& functions_for(int32_t dtype) {
   return kAttentionScalar[dtype];
 }
 
-class Scratch {
- public:
-  ~Scratch() { std::free(memory_); }
-  void* at_least(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(memory_);
-      size_ = (bytes + 4095) / 4096 * 4096;
-      memory_ = std::aligned_alloc(64, size_);
-      if (memory_ == nullptr) throw std::bad_alloc();
-    }
-    return memory_;
-  }
-
- private:
-  void* memory_ = nullptr;
-  int64_t size_ = 0;
-};
-
 void run(const AttentionPlan& plan, const AttentionCall& call) {
   const AttentionFunctions& functions = functions_for(plan.shape.dtype);
   const auto num_tasks = static_cast<int64_t>(plan.tasks.size());
@@ -98,11 +78,6 @@ void run(const AttentionPlan& plan, const AttentionCall& call) {
 }
 
 }  // namespace
-
-void* attention_scratch(int64_t bytes) {
-  thread_local Scratch scratch;
-  return scratch.at_least(bytes);
-}
 
 }  // namespace windlass
 

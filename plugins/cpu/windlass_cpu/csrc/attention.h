@@ -113,9 +113,6 @@ extern const AttentionFunctions kAttentionAvx512Bf16;
 
 std::unique_ptr<AttentionPlan> plan_attention(const AttentionShape& shape, int num_threads);
 
-// At least `bytes` of this thread's own memory, 64-byte aligned, kept until the thread ends.
-void* attention_scratch(int64_t bytes);
-
 }  // namespace windlass
 
 extern "C" {

@@ -41,7 +41,7 @@ struct DecodeScratch {
         Carver::bytes<Unit>(group * depth) + Carver::bytes<float>(group * kScoreStride) +
         Carver::bytes<Weight>(group * kWeightStride) + Carver::bytes<float>(group * width) +
         Carver::bytes<RowState>(group) + Carver::bytes<float>(group);
-    Carver carver(attention_scratch(bytes));
+    Carver carver(thread_scratch(bytes));
     queries = carver.template take<Unit>(group * depth);
     scores = carver.template take<float>(group * kScoreStride);
     weights = carver.template take<Weight>(group * kWeightStride);

@@ -47,7 +47,7 @@ struct PrefillScratch {
                           Carver::bytes<float>(rows * kStepKeys) +
                           Carver::bytes<float>(rows * width) + Carver::bytes<float>(rows) +
                           Carver::bytes<RowState>(rows);
-    Carver carver(attention_scratch(bytes));
+    Carver carver(thread_scratch(bytes));
     queries = carver.template take<Unit>(rows * depth);
     keys = carver.template take<Unit>(depth * kStepKeys);
     values = carver.template take<Unit>(kStepUnits * width);

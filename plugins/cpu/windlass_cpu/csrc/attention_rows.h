@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "attention_product.h"
+#include "scratch.h"
 #include "vector.h"
 
 namespace windlass {
@@ -180,7 +181,7 @@ void merge_row(const AttentionWork& work, int64_t row, float* sums) {
 template <typename T>
 void merge_splits(const AttentionWork& work) {
   auto* const sums = static_cast<float*>(
-      attention_scratch(Carver::bytes<float>(work.shape->head_dim)));
+      thread_scratch(Carver::bytes<float>(work.shape->head_dim)));
   const int64_t rows = work.tile->query_count * work.group;
   for (int64_t row = 0; row < rows; ++row) merge_row<T>(work, row, sums);
 }

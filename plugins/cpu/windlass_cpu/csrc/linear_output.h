@@ -4,8 +4,9 @@
 // the linker could hand one level's code to another.
 #pragma once
 
-#include <cstdint>
 #include <cstring>
+
+#include "linear.h"
 
 namespace {
 
@@ -26,9 +27,9 @@ inline uint16_t bf16_from_float(float value) {
 }
 
 // Writes `columns` sums of one row.
-inline void write_row(const float* sums, const float* bias, int columns, bool float_output,
+inline void write_row(const float* sums, const float* bias, int columns, bool is_float,
                       void* output) {
-  if (float_output) {
+  if (is_float) {
     float* out = static_cast<float*>(output);
     for (int c = 0; c < columns; ++c) out[c] = sums[c] + bias[c];
   } else {
@@ -37,19 +38,20 @@ inline void write_row(const float* sums, const float* bias, int columns, bool fl
   }
 }
 
-// Writes `rows` rows of `sums` [rows][Columns]; `bias` is bf16 or null.
-template <int Columns>
-void write_tile(const float* sums, int rows, int columns, const uint16_t* bias, bool float_output,
-                void* output, int64_t output_stride) {
-  float added[Columns] = {};
-  if (bias) {
-    for (int c = 0; c < columns; ++c) added[c] = float_from_bf16(bias[c]);
+template <int Rows>
+void write_tile(const float (&sums)[Rows][windlass::kPanelColumns],
+                const windlass::TileOutput& to) {
+  constexpr int kColumns = windlass::kPanelColumns;
+  float bias[kColumns] = {};
+  if (to.bias) {
+    for (int c = 0; c < to.columns; ++c) bias[c] = float_from_bf16(to.bias[c]);
   }
-  char* out = static_cast<char*>(output);
-  const int64_t step = output_stride * (float_output ? sizeof(float) : sizeof(uint16_t));
-  for (int r = 0; r < rows; ++r) {
-    write_row(sums + r * Columns, added, columns == Columns ? Columns : columns, float_output,
-              out + r * step);
+  char* out = static_cast<char*>(to.output);
+  const int64_t step = to.stride * (to.is_float ? sizeof(float) : sizeof(uint16_t));
+  for (int r = 0; r < Rows; ++r) {
+    // A constant count for the common case lets the compiler use whole vectors.
+    if (to.columns == kColumns) write_row(sums[r], bias, kColumns, to.is_float, out + r * step);
+    else write_row(sums[r], bias, to.columns, to.is_float, out + r * step);
   }
 }
 

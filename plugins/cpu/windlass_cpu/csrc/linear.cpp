@@ -1,0 +1,169 @@
+// How a product is cut into tiles and shared among threads.
+//
+// Rows go in blocks whose packed activations stay in L2 while the weights stream past them, once a
+// block. A task is one panel of weights against one block; within it the rows go in groups of at
+// most the micro-kernel's height, as equal as can be.
+#include "linear.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "parallel.h"
+
+namespace windlass {
+namespace {
+
+constexpr int kLine = 64;
+constexpr int64_t kPrefetchDistance = 4096;
+constexpr int64_t kTasksPerThread = 4;
+// Packing less than this is done before a second thread has started.
+constexpr int64_t kPackGrain = 1 << 17;
+
+int64_t l2_bytes() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (found > 0) return found;
+#endif
+  return 1 << 20;
+}
+
+struct Free {
+  void operator()(char* memory) const { std::free(memory); }
+};
+
+// Memory that grows and is kept by the calling thread; contents are lost.
+char* scratch(int64_t bytes) {
+  thread_local std::unique_ptr<char, Free> memory;
+  thread_local int64_t capacity = 0;
+  if (bytes > capacity) {
+    const int64_t rounded = divide_up(bytes, 4096) * 4096;
+    memory.reset();
+    capacity = 0;
+    memory.reset(static_cast<char*>(std::aligned_alloc(kLine, rounded)));
+    if (!memory) throw std::bad_alloc();
+    capacity = rounded;
+  }
+  return memory.get();
+}
+
+// Parts of `rows` rows, none larger than `most`, as equal as can be.
+struct Parts {
+  int64_t rows, count;
+
+  Parts(int64_t rows, int64_t most) : rows(rows), count(divide_up(rows, most)) {}
+  int64_t begin(int64_t part) const { return rows * part / count; }
+  int64_t size(int64_t part) const { return begin(part + 1) - begin(part); }
+};
+
+class Product {
+ public:
+  Product(const LinearKernel& kernel, const PanelShape& panel, const LinearCall& call)
+      : kernel_(kernel),
+        panel_(panel),
+        call_(call),
+        panels_(divide_up(call.outputs, kPanelColumns)),
+        row_bytes_(panel.steps * kernel.step_bytes) {}
+
+  void run() {
+    const int64_t block = block_rows(), most = block * blocks_at_once();
+    packed_ = scratch((call_.rows < most ? call_.rows : most) * row_bytes_);
+    for (int64_t first = 0; first < call_.rows; first += most) {
+      const int64_t left = call_.rows - first;
+      const Parts blocks(left < most ? left : most, block);
+      pack(first, blocks);
+      multiply(first, blocks);
+    }
+  }
+
+ private:
+  // Rows whose packed activations take at most half of L2, in whole groups.
+  int64_t block_rows() const {
+    const int64_t groups = l2_bytes() / 2 / row_bytes_ / kernel_.max_rows;
+    return (groups < 3 ? 3 : groups) * kernel_.max_rows;
+  }
+
+  // Blocks packed at once: enough that every thread has tasks.
+  int64_t blocks_at_once() const {
+    return divide_up(kTasksPerThread * omp_get_max_threads(), panels_);
+  }
+
+  void pack(int64_t first, const Parts& blocks) {
+    const int64_t steps = panel_.steps;
+    const int64_t grain = 1 + kPackGrain / (kernel_.step_bytes * blocks.size(0));
+    parallel_for(steps * blocks.count, grain, [&](int64_t begin, int64_t end, int) {
+      while (begin < end) {
+        const int64_t block = begin / steps, start = block * steps;
+        const int64_t stop = start + steps < end ? start + steps : end;
+        const Parts groups(blocks.size(block), kernel_.max_rows);
+        for (int64_t g = 0; g < groups.count; ++g) {
+          const int64_t row = blocks.begin(block) + groups.begin(g);
+          const Rows rows{call_.x, call_.x_stride, call_.inputs, call_.row_scales};
+          kernel_.pack(rows.from(first + row), static_cast<int>(groups.size(g)), begin - start,
+                       stop - start, packed_ + row * row_bytes_);
+        }
+        begin = stop;
+      }
+    });
+  }
+
+  void multiply(int64_t first, const Parts& blocks) {
+    parallel_for(panels_ * blocks.count, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t block = task / panels_, panel = task % panels_;
+        const Parts groups(blocks.size(block), kernel_.max_rows);
+        for (int64_t g = 0; g < groups.count; ++g) {
+          const int64_t row = blocks.begin(block) + groups.begin(g);
+          TileInput input{packed_ + row * row_bytes_,
+                          static_cast<const char*>(call_.packed) + panel * panel_.bytes,
+                          panel_.steps,
+                          call_.row_scales ? call_.row_scales + first + row : nullptr,
+                          nullptr,
+                          0};
+          choose_prefetch(g, groups.count, input);
+          kernel_.tile[groups.size(g)](input, output(first + row, panel * kPanelColumns));
+        }
+      }
+    });
+  }
+
+  TileOutput output(int64_t row, int64_t column) const {
+    const int64_t left = call_.outputs - column;
+    const int64_t element = call_.is_float ? sizeof(float) : sizeof(uint16_t);
+    return {call_.bias ? call_.bias + column : nullptr,
+            static_cast<char*>(call_.output) + (row * call_.output_stride + column) * element,
+            call_.output_stride, static_cast<int>(left < kPanelColumns ? left : kPanelColumns),
+            call_.is_float};
+  }
+
+  // While the first group streams a panel in, memory works; while others reuse the panel, it would
+  // idle. So each of several groups fetches a share of the next panel; a single one fetches a
+  // fixed distance ahead of itself, across page borders, where the hardware stops.
+  void choose_prefetch(int64_t group, int64_t groups, TileInput& input) const {
+    const int64_t lines = panel_.step_bytes / kLine;
+    const int64_t share = divide_up(lines, groups);
+    if (groups == 1) {
+      input.prefetch = input.weights + kPrefetchDistance;
+      input.prefetch_lines = static_cast<int>(lines);
+    } else if (group * share < lines) {
+      input.prefetch = input.weights + panel_.bytes + group * share * panel_.steps * kLine;
+      input.prefetch_lines = static_cast<int>(share);
+    }
+  }
+
+  const LinearKernel& kernel_;
+  const PanelShape& panel_;
+  const LinearCall& call_;
+  const int64_t panels_, row_bytes_;
+  char* packed_ = nullptr;
+};
+
+}  // namespace
+
+void run_linear(const LinearKernel& kernel, const PanelShape& panel, const LinearCall& call) {
+  if (call.rows > 0) Product(kernel, panel, call).run();
+}
+
+}  // namespace windlass

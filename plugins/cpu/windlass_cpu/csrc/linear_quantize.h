@@ -1,0 +1,25 @@
+// Rounding weights to small integers at load, a channel or a group at a time.
+#pragma once
+
+#include <cstdint>
+
+namespace windlass {
+
+// The loops of it, compiled for one instruction set.
+struct Quantizer {
+  // Rows of weights as fp32, from fp32 or bf16.
+  void (*widen)(const void* weights, bool is_float, int64_t count, float* values);
+  // The largest magnitude; infinity or NaN if one of the values is.
+  float (*magnitude)(const float* values, int64_t count);
+  // values * inverse, rounded and held within [-largest, largest]; returns their sum.
+  int32_t (*round)(const float* values, int64_t count, float inverse, float largest,
+                   int8_t* rounded);
+};
+
+const Quantizer& quantizer_scalar();
+const Quantizer& quantizer_avx2();
+
+// The best one of this processor.
+const Quantizer& quantizer();
+
+}  // namespace windlass
