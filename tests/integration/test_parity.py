@@ -203,7 +203,7 @@ def test_chunked(case: Case, closing: Closing) -> None:
 
 
 def test_preempted(case: Case, closing: Closing) -> None:
-    core = closing(case.engine(MANY, CacheConfig(block_size=8, num_blocks=100)))
+    core = closing(case.engine(MANY, CacheConfig(block_size=16, num_blocks=50)))
     picked = prompts()[:12]
     answers = run(core, make_requests(picked))
     assert core.stats().num_preemptions > 0

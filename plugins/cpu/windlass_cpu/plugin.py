@@ -33,8 +33,12 @@ _LEVELS = (
 )
 
 
-_KERNELS = (("linear", "pack_weight"),)
-"""Ops that have a C++ kernel: the module of this package and the op."""
+_KERNELS = {
+    "linear": ("pack_weight",),
+    "ops": ("rms_norm", "add_rms_norm", "silu_mul", "rope"),
+    "sampling": ("greedy", "sample", "token_logprobs"),
+}
+"""Modules of this package, and the ops that they have C++ kernels for."""
 
 
 @hookimpl
@@ -60,10 +64,11 @@ def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
             op=op,
             name="cpp",
             target=f"windlass_cpu.{module}:{op}",
-            supports=f"windlass_cpu.{module}:supports_{op}",
+            supports=f"windlass_cpu.{module}:supports_{op}" if op == "pack_weight" else "",
             priority=100,
         )
-        for module, op in _KERNELS
+        for module, ops in _KERNELS.items()
+        for op in ops
     )
 
 
