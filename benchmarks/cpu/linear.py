@@ -44,6 +44,8 @@ SHAPES = {  # inputs, outputs
 FORMATS: dict[str, Callable[[torch.Tensor], linear.KernelWeight]] = {
     "bf16": linear.Bf16Weight,
     "int8": linear.Int8Weight,
+    "int4": linear.Int4Weight,
+    "int4-group128": linear.Int4Group128Weight,
 }
 
 Clock = Callable[[], float]

@@ -75,10 +75,23 @@ class _Call(ctypes.Structure):
     ]
 
 
+class _PoolAddresses:
+    """Where each layer of a pool lies: looked up once, not at every call."""
+
+    def __init__(self, pool: KVPool) -> None:
+        self.pool = pool
+        self.keys = [keys.data_ptr() for keys in pool.keys]
+        self.values = [values.data_ptr() for values in pool.values]
+        self.key_strides = CacheStrides(*pool.keys[0].stride()[:3])
+        self.value_strides = CacheStrides(*pool.values[0].stride()[:3])
+
+
 class _Plan:
     """A step's tensors, and a list of tasks for each window, made when a layer first has it."""
 
-    def __init__(self, library: ctypes.CDLL, batch: AttentionBatch, pool: KVPool) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, batch: AttentionBatch, addresses: _PoolAddresses
+    ) -> None:
         self._library = library
         # The tasks point into these tensors.
         self._tensors = (
@@ -86,7 +99,7 @@ class _Plan:
             batch.seq_lens.contiguous(),
             batch.block_table.contiguous(),
         )
-        self._pool = pool
+        self._addresses = addresses
         self._tasks: dict[tuple[int, int], int] = {}
         self.call = _Call()
 
@@ -101,7 +114,8 @@ class _Plan:
 
     def _shape(self, num_heads: int, window: int) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
-        spec = self._pool.spec
+        pool = self._addresses.pool
+        spec = pool.spec
         return _Shape(
             cu_seqlens_q=cu_seqlens_q.data_ptr(),
             seq_lens=seq_lens.data_ptr(),
@@ -111,10 +125,10 @@ class _Plan:
             num_heads=num_heads,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
-            block_size=self._pool.block_size,
+            block_size=pool.block_size,
             window=window,
-            keys=CacheStrides(*self._pool.keys[0].stride()[:3]),
-            values=CacheStrides(*self._pool.values[0].stride()[:3]),
+            keys=self._addresses.key_strides,
+            values=self._addresses.value_strides,
             dtype=DTYPE_CODES[spec.dtype],
         )
 
@@ -131,6 +145,13 @@ class CpuAttention(Attention):
 
     def __init__(self) -> None:
         self._library = _declared(load_library())
+        self._last_addresses: _PoolAddresses | None = None
+
+    def _addresses(self, pool: KVPool) -> _PoolAddresses:
+        addresses = self._last_addresses
+        if addresses is None or addresses.pool is not pool:
+            addresses = self._last_addresses = _PoolAddresses(pool)
+        return addresses
 
     def supports(
         self,
@@ -155,7 +176,7 @@ class CpuAttention(Attention):
     def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
         """Keep the step; tasks are cut when a layer asks, for they depend on its window."""
         del capture
-        return _Plan(self._library, batch, pool)
+        return _Plan(self._library, batch, self._addresses(pool))
 
     def write_kv(
         self,
@@ -166,7 +187,7 @@ class CpuAttention(Attention):
         slot_mapping: torch.Tensor,
     ) -> None:
         """Copy each head of each token to its slot."""
-        slots = slot_mapping.to(torch.int64).contiguous()
+        slots = _slots(slot_mapping)
         for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
             rows = unit_stride(new)
             block, token, head, _ = cache.stride()
@@ -203,8 +224,8 @@ class CpuAttention(Attention):
                 pool, layer, query, key, value, positions, cos_sin, slot_mapping, norm, ops
             )
         value = unit_stride(value)
-        positions, slots = positions.contiguous(), slot_mapping.to(torch.int64).contiguous()
-        keys, values = pool.keys[layer], pool.values[layer]
+        positions, slots = positions.contiguous(), _slots(slot_mapping)
+        addresses = self._addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
             head_rows(key, None, None if norm is None else norm.key),
@@ -216,10 +237,10 @@ class CpuAttention(Attention):
             cos_sin.data_ptr(),
             cos_sin.shape[1],
             slots.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            CacheStrides(*keys.stride()[:3]),
-            CacheStrides(*values.stride()[:3]),
+            addresses.keys[layer],
+            addresses.values[layer],
+            addresses.key_strides,
+            addresses.value_strides,
             pool.block_size,
             0.0 if norm is None else norm.eps,
         )
@@ -239,11 +260,11 @@ class CpuAttention(Attention):
         """Attention of the step's queries over the cache."""
         assert isinstance(plan, _Plan)
         query = unit_stride(query)
-        call = plan.call
+        call, addresses = plan.call, self._addresses(pool)
         call.query = query.data_ptr()
         call.out = out.data_ptr()
-        call.keys = pool.keys[layer].data_ptr()
-        call.values = pool.values[layer].data_ptr()
+        call.keys = addresses.keys[layer]
+        call.values = addresses.values[layer]
         call.lse = None if lse is None else lse.data_ptr()
         call.sinks = None if params.sinks is None else params.sinks.data_ptr()
         call.query_token_stride, call.query_head_stride, _ = query.stride()
@@ -252,6 +273,12 @@ class CpuAttention(Attention):
         call.softcap = params.softcap
         tasks = plan.tasks(query.shape[1], params.window)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
+
+
+def _slots(slot_mapping: torch.Tensor) -> torch.Tensor:
+    if slot_mapping.dtype is not torch.int64:
+        slot_mapping = slot_mapping.long()
+    return slot_mapping.contiguous()
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -146,6 +146,18 @@ class Int8Weight(KernelWeight):
     weight_format = "int8"
 
 
+class Int4Weight(KernelWeight):
+    """A weight rounded to int4 by groups of 32 inputs; activations to int8 by the same groups."""
+
+    weight_format = "int4_group32"
+
+
+class Int4Group128Weight(KernelWeight):
+    """A weight rounded to int4 by groups of 128 inputs: smaller and less exact."""
+
+    weight_format = "int4_group128"
+
+
 def supports_pack_weight(weight: torch.Tensor) -> Support:
     """Whether the kernels take `weight`: bf16 `[N, K]` on the CPU."""
     if weight.device.type != "cpu" or weight.dim() != 2:

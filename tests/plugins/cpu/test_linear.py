@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from windlass_cpu import library
 from windlass_cpu.linear import (
     Bf16Weight,
+    Int4Group128Weight,
+    Int4Weight,
     Int8Weight,
     KernelWeight,
     kernels,
@@ -40,7 +42,7 @@ def levels() -> list[str]:
 
 pytestmark = pytest.mark.skipif(not levels(), reason="the kernel library is not built")
 many = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -62,7 +64,8 @@ shapes = st.tuples(
 )
 
 
-FORMATS = (Bf16Weight, Int8Weight)
+FORMATS = (Bf16Weight, Int8Weight, Int4Weight, Int4Group128Weight)
+INT4_GROUPS = {Int4Weight: 32, Int4Group128Weight: 128}
 every_format = pytest.mark.parametrize("packing", FORMATS)
 
 
@@ -241,6 +244,92 @@ def test_int8_sums_hold_as_many_inputs_as_are_allowed(isa: str) -> None:
     for sign in (1, -1):
         result = Int8Weight(sign * ones).apply_float(ones)
         assert result.item() == pytest.approx(sign * 65536, rel=1e-6)
+
+
+def grouped(values: torch.Tensor, group: int) -> torch.Tensor:
+    """`[N, K]` as `[N, groups, group]`, with zeros at the end."""
+    rows, columns = values.shape
+    count = -(-columns // group)
+    padded = torch.nn.functional.pad(values, (0, count * group - columns))
+    return padded.view(rows, count, group)
+
+
+def unpacked(packed: KernelWeight) -> torch.Tensor:
+    """The weight `[N, K]` that an int4 packing stands for: what it makes of the unit vectors."""
+    return packed.apply_float(torch.eye(packed.in_features).bfloat16()).T
+
+
+@pytest.mark.parametrize("packing", INT4_GROUPS)
+@many
+@given(
+    shape=shapes,
+    wide=st.booleans(),
+    with_bias=st.booleans(),
+    rounded=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_int4_computes_exactly_what_its_rounding_leaves(
+    isa: str,
+    packing: type[KernelWeight],
+    shape: tuple[int, int, int],
+    wide: bool,
+    with_bias: bool,
+    rounded: bool,
+    seed: int,
+) -> None:
+    rows, inputs, outputs = shape
+    group = INT4_GROUPS[packing]
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1, scale=0.02)
+    bias = random(outputs, seed=seed + 2) if with_bias else None
+    packed = packing(weight.float() if wide else weight)
+    result = packed.apply(x, bias) if rounded else packed.apply_float(x, bias)
+    groups = grouped(x, group)
+    integers, scale = rounded_to_int8(groups.flatten(0, 1))
+    x_left = (integers * scale).view_as(groups).flatten(1)[:, :inputs]
+    w_left = unpacked(packed)
+    allowed = summing_error(x_left, w_left)
+    assert_close(result, exact(x_left, w_left, bias), allowed, rounded=rounded)
+
+
+@pytest.mark.parametrize("packing", INT4_GROUPS)
+@given(columns=st.integers(1, 300), seed=st.integers(0, 2**31))
+@many
+def test_int4_rounds_no_worse_than_with_the_largest_weight_as_minus_eight(
+    isa: str, packing: type[KernelWeight], columns: int, seed: int
+) -> None:
+    weight = random(7, columns, seed=seed, scale=0.02).float()
+    groups = grouped(weight, INT4_GROUPS[packing])
+    error = (grouped(unpacked(packing(weight)), INT4_GROUPS[packing]) - groups).square().sum(2)
+    largest = groups.abs().amax(2, keepdim=True)
+    allowed = torch.zeros_like(error)
+    for sign, is_there in ((1, (groups == largest).any(2)), (-1, (groups == -largest).any(2))):
+        scale = (sign * largest / -8).half().float()
+        inverse = torch.where(scale != 0, 1 / scale, 0.0)
+        plain = (groups * inverse).round().clamp(-8, 7) * scale
+        allowed = torch.where(is_there, (plain - groups).square().sum(2).maximum(allowed), allowed)
+    assert (error <= allowed * 1.0001 + 1e-12).all()
+
+
+@pytest.mark.parametrize("packing", INT4_GROUPS)
+def test_int4_keeps_weights_that_it_can_represent(isa: str, packing: type[KernelWeight]) -> None:
+    generator = torch.Generator().manual_seed(6)
+    levels = torch.randint(-8, 8, (9, 256), generator=generator)
+    levels[:, ::32] = -8
+    scales = torch.tensor([2.0**-9, 1.5, 0.0, 3.0517578125e-05, -0.75]).repeat(2)[:9, None]
+    weight = levels * scales
+    assert torch.allclose(unpacked(packing(weight)), weight, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("packing", INT4_GROUPS)
+def test_an_outlier_spoils_its_own_group_only(packing: type[KernelWeight]) -> None:
+    x, weight = random(1, 512, seed=7), random(3, 512, seed=8)
+    x[0, :128], weight[:, 0] = 0.0, 0.0
+    x[0, 0] = 1000.0
+    exact_result = exact(x, weight, None)
+    error = (packing(weight).apply_float(x) - exact_result).norm() / exact_result.norm()
+    whole_row = (Int8Weight(weight).apply_float(x) - exact_result).norm() / exact_result.norm()
+    assert error < 0.25
+    assert whole_row > 0.25
 
 
 def test_not_a_number_and_infinity_survive(isa: str) -> None:

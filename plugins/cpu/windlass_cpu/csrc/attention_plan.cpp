@@ -7,7 +7,7 @@ namespace windlass {
 namespace {
 
 // Rows of a prefill tile: enough to pay for packing keys and values, few enough to stay in L2.
-constexpr int64_t kRowsPerTile = 96;
+constexpr int64_t kRowsPerTile = 192;
 constexpr int64_t kMinSplitKeys = 256;
 constexpr int64_t kTasksPerThread = 4;
 // Reading a key costs about as much as multiplying it with this many rows.

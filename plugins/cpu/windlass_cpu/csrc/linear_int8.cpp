@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "linear_quantize.h"
 #include "linear_rounding.h"
 #include "parallel.h"
 
@@ -42,7 +43,7 @@ class PanelPacker {
       const float scale = quantizer_.magnitude(values_.data(), inputs_) / kInt8Largest;
       trailer.scales[c] = scale;
       trailer.weight_sums[c] = quantizer_.round(values_.data(), inputs_, inverse_of(scale),
-                                                kInt8Largest, rounded_.data());
+                                                -kInt8Largest, kInt8Largest, rounded_.data());
       for (int64_t slice = 0; slice < shape_.steps * kSlicesPerStep; ++slice)
         std::memcpy(panel + slice * kSliceBytes + c * 4, rounded_.data() + 4 * slice, 4);
     }

@@ -8,6 +8,8 @@
 
 namespace {
 
+using windlass::kInt8Largest;
+
 template <class Arch>
 struct Int8Format {
   using Quad = typename Arch::Packed;
@@ -36,7 +38,7 @@ struct Int8Format {
     else std::memcpy(step, x + first, left * sizeof *x);
     for (int i = 0; i < kStepInputs; ++i)
       values[i] = static_cast<int8_t>(
-          round_within(float_from_bf16(step[i]) * inverse, windlass::kInt8Largest));
+          round_within(float_from_bf16(step[i]) * inverse, -kInt8Largest, kInt8Largest));
   }
 
   template <int Count>

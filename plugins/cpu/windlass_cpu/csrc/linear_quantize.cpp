@@ -1,7 +1,7 @@
 #include "linear_quantize.h"
 
 #include "isa.h"
-#include "linear_rounding.h"
+#include "linear_quantizer.h"
 
 namespace windlass {
 

@@ -11,9 +11,11 @@ struct Quantizer {
   void (*widen)(const void* weights, bool is_float, int64_t count, float* values);
   // The largest magnitude; infinity or NaN if one of the values is.
   float (*magnitude)(const float* values, int64_t count);
-  // values * inverse, rounded and held within [-largest, largest]; returns their sum.
-  int32_t (*round)(const float* values, int64_t count, float inverse, float largest,
+  // values * inverse, rounded and held within [low, high]; returns their sum.
+  int32_t (*round)(const float* values, int64_t count, float inverse, float low, float high,
                    int8_t* rounded);
+  // A group of 32 or 128 to int4; returns the scale as fp16.
+  uint16_t (*round_int4_group)(const float* values, int64_t count, int8_t* rounded);
 };
 
 const Quantizer& quantizer_scalar();

@@ -5,15 +5,14 @@
 #include <cstring>
 
 #include "linear_output.h"
-#include "linear_quantize.h"
 
 namespace {
 
-// The nearest integer within [-largest, largest], ties to even; -largest for a NaN. Adding
+// The nearest integer within [low, high], ties to even; `low` for a NaN. Adding
 // 1.5 * 2^23 leaves the integer in the low bits, which is faster than asking for it.
-inline int32_t round_within(float value, float largest) {
-  value = value > -largest ? value : -largest;
-  value = value < largest ? value : largest;
+inline int32_t round_within(float value, float low, float high) {
+  value = value > low ? value : low;
+  value = value < high ? value : high;
   value += 12582912.0f;
   int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -37,39 +36,15 @@ inline float bf16_magnitude(const uint16_t* values, int64_t count) {
   return float_from_bf16(largest);
 }
 
-inline float float_magnitude(const float* values, int64_t count) {
-  int32_t largest = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    int32_t bits;
-    std::memcpy(&bits, values + i, sizeof bits);
-    bits &= 0x7fffffff;
-    largest = bits > largest ? bits : largest;
-  }
-  float result;
-  std::memcpy(&result, &largest, sizeof result);
-  return result;
-}
-
-inline void widen(const void* weights, bool is_float, int64_t count, float* values) {
-  if (is_float) {
-    std::memcpy(values, weights, count * sizeof *values);
-  } else {
-    const auto* bf16 = static_cast<const uint16_t*>(weights);
-    for (int64_t i = 0; i < count; ++i) values[i] = float_from_bf16(bf16[i]);
-  }
-}
-
-inline int32_t round_values(const float* values, int64_t count, float inverse, float largest,
-                            int8_t* rounded) {
+inline int32_t round_values(const float* values, int64_t count, float inverse, float low,
+                            float high, int8_t* rounded) {
   int32_t sum = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t value = round_within(values[i] * inverse, largest);
+    const int32_t value = round_within(values[i] * inverse, low, high);
     rounded[i] = static_cast<int8_t>(value);
     sum += value;
   }
   return sum;
 }
-
-constexpr windlass::Quantizer kQuantizer{widen, float_magnitude, round_values};
 
 }  // namespace
