@@ -16,6 +16,7 @@ from windlass.plugin import (
 )
 from windlass.plugin.host_memory import host_memory
 from windlass_cpu.library import library_path
+from windlass_cpu.providers import OP_PROVIDERS
 
 SPEC = BackendSpec(
     name="cpu", target="windlass_cpu.backend:CpuBackend", device_type="cpu", priority=100
@@ -31,14 +32,6 @@ _LEVELS = (
     ("sve", {"sve"}),
     ("neon", {"asimd"}),
 )
-
-
-_KERNELS = {
-    "linear": ("pack_weight",),
-    "ops": ("rms_norm", "add_rms_norm", "silu_mul", "rope"),
-    "sampling": ("greedy", "sample", "token_logprobs"),
-}
-"""Modules of this package, and the ops that they have C++ kernels for."""
 
 
 @hookimpl
@@ -59,17 +52,7 @@ def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
     del arch
     if backend != SPEC.name or library_path() is None:
         return ()
-    return tuple(
-        OpProvider(
-            op=op,
-            name="cpp",
-            target=f"windlass_cpu.{module}:{op}",
-            supports=f"windlass_cpu.{module}:supports_{op}" if op == "pack_weight" else "",
-            priority=100,
-        )
-        for module, ops in _KERNELS.items()
-        for op in ops
-    )
+    return OP_PROVIDERS
 
 
 def probe(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Availability:

@@ -14,8 +14,18 @@ _MODULES = {
     "token_logprobs": "sampling",
 }
 
-OP_PROVIDERS = tuple(
-    OpProvider(op=op, name="windlass_cpu", target=f"windlass_cpu.{module}:{op}", priority=100)
-    for op, module in _MODULES.items()
+OP_PROVIDERS = (
+    OpProvider(
+        op="pack_weight",
+        name="windlass_cpu",
+        target="windlass_cpu.linear:pack_weight",
+        supports="windlass_cpu.linear:supports_pack_weight",
+        priority=100,
+    ),
+    *(
+        OpProvider(op=op, name="windlass_cpu", target=f"windlass_cpu.{module}:{op}", priority=100)
+        for op, module in _MODULES.items()
+    ),
 )
-"""For a host where the kernels were built: each op takes every call, the reference what is rare."""
+"""For a host where the kernels were built. All but `pack_weight` take every call, and leave to the
+reference what is rare; so no choice is made at each call."""
