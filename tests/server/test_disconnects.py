@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,9 +30,17 @@ async def wait_for(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def connect(client: httpx.AsyncClient) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(
+    client: httpx.AsyncClient, receive_buffer: int | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection; without a bound in bytes the system's buffer grows to what is sent."""
     url = urlsplit(str(client.base_url))
-    return await asyncio.open_connection(url.hostname, url.port)
+    connection = socket.socket()
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, (url.hostname, url.port))
+    return await asyncio.open_connection(sock=connection)
 
 
 def post(body: dict[str, Any], route: str = CHAT) -> bytes:
@@ -113,7 +122,7 @@ async def test_a_reader_that_stalls_is_cut_off_and_others_go_on(
 ) -> None:
     state, client = await serve(write_timeout=0.2, max_body_bytes=10**7)
     engine.answer = "x" * 100
-    reader, writer = await connect(client)
+    reader, writer = await connect(client, receive_buffer=4096)
     # An echoed prompt times many choices fills every buffer on the way.
     prompts = ["Hello " * 40] * 512
     body = {"model": "fake-model", "prompt": prompts, "echo": True, "stream": True, "logprobs": 20}
