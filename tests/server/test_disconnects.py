@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -135,6 +136,8 @@ async def test_a_reader_that_stalls_is_cut_off_and_others_go_on(
     assert not engine.running
     assert engine.aborted
     writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_request_head_that_never_ends_is_cut_off(serve: Serve) -> None:
