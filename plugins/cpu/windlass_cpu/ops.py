@@ -28,11 +28,10 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     code = DTYPE_CODES.get(x.dtype)
     if code is None or weight.dtype is not x.dtype:
         return reference.rms_norm(x, weight, eps)
-    x, size = x.contiguous(), x.shape[-1]
+    # Named, so that a copy made here lives as long as the call.
+    x, weight, size = x.contiguous(), weight.contiguous(), x.shape[-1]
     out = torch.empty_like(x)
-    call = NormCall(
-        x.data_ptr(), None, weight.contiguous().data_ptr(), None, out.data_ptr(), size, eps
-    )
+    call = NormCall(x.data_ptr(), None, weight.data_ptr(), None, out.data_ptr(), size, eps)
     row_library().windlass_rms_norm(ctypes.byref(call), x.numel() // size, code)
     return out
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from windlass.plugin import DeviceDescription, Status
-from windlass_cpu.plugin import SPEC, probe
+from windlass_cpu.plugin import SPEC, probe, windlass_op_providers
 
 X86 = """\
 processor\t: 0
@@ -78,3 +78,18 @@ def test_without_torch_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_it_has_the_lowest_priority_of_the_in_tree_plugins() -> None:
     assert SPEC.priority == 100
+
+
+def test_without_kernels_it_says_so_and_offers_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass_cpu.plugin.library_path", lambda: None)
+    said = probe()
+    assert said.status is Status.AVAILABLE
+    assert "C++ kernels were not built" in said.reason
+    assert windlass_op_providers("cpu", "") == ()
+
+
+def test_kernels_are_offered_to_the_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windlass_cpu.plugin.library_path", lambda: "/somewhere/_kernels.so")
+    offered = {provider.op for provider in windlass_op_providers("cpu", "")}
+    assert {"pack_weight", "rms_norm", "sample"} <= offered
+    assert windlass_op_providers("cuda", "") == ()
