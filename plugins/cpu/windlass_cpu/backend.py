@@ -13,6 +13,7 @@ from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, Torc
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
 from windlass_cpu.library import library_path, set_threads
+from windlass_cpu.node_binding import bind_to_node
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -23,7 +24,8 @@ class CpuBackend(TorchBackend):
     """Head-major blocks of 32 tokens: a head's keys in a block lie side by side.
 
     Without a word from the user weights and KV cache take at most half of the memory that the
-    container may use, and the cache at most 4 GiB: a CPU is seldom alone with its memory.
+    container may use, and the cache at most 4 GiB: a CPU is seldom alone with its memory. On a
+    machine of several NUMA nodes each is a device, and the process is bound to the one it uses.
     """
 
     default_capabilities: ClassVar[Capabilities | None] = Capabilities(
@@ -43,7 +45,10 @@ class CpuBackend(TorchBackend):
         op_providers: Iterable[OpProvider] = (),
     ) -> None:
         super().__init__(spec, config, arch=arch, op_providers=op_providers)
-        self.allocator = CpuAllocator(self.device, self.capabilities)
+        node = bind_to_node(config.device_index)
+        if node is not None:
+            _use_threads(min(torch.get_num_threads(), len(node.cpus)))
+        self.allocator: CpuAllocator = CpuAllocator(self.device, self.capabilities)
         if library_path() is not None:
             from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
 
@@ -56,8 +61,14 @@ class CpuBackend(TorchBackend):
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
 
     def warmup(self, *, weight_bytes: int) -> None:
-        """Run a small model on one thread."""
+        """Run a small model on one thread; touch the cache of a larger one ahead of use."""
         if weight_bytes < _SMALL_MODEL:
-            torch.set_num_threads(1)
-            if library_path() is not None:
-                set_threads(1)
+            _use_threads(1)
+        elif library_path() is not None:
+            self.allocator.prefault()
+
+
+def _use_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    if library_path() is not None:
+        set_threads(count)
