@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight
-from windlass.layers.linear import Linear
+from windlass.backend import Backend, DenseWeight, HeadNorm, LayerWeights, Linear, PackedWeight
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
-from windlass.models.weights import DecoderWeights, LayerWeights
+from windlass.models.weights import DecoderWeights
 
 Part = tuple[str, int]
 
