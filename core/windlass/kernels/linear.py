@@ -35,8 +35,3 @@ class DenseWeight(PackedWeight):
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x @ weight.T + bias`."""
         return F.linear(x, self.weight, bias)
-
-
-def pack_weight(weight: torch.Tensor) -> PackedWeight:
-    """Keep `weight` `[N, K]` as it is."""
-    return DenseWeight(weight)
