@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm, Quantization
+from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight, Quantization
 from windlass.layers.linear import Linear
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
@@ -54,12 +54,9 @@ class WeightReader:
         self.nbytes += linear.nbytes
         return linear
 
-    def tied(self, embedding: torch.Tensor, quantization: Quantization | None) -> Linear:
-        """An embedding as the output layer; shares its storage unless the backend repacks."""
-        weight = self._pack_weight(embedding, quantization)
-        shared = isinstance(weight, DenseWeight) and weight.weight is embedding
-        self.nbytes += 0 if shared else weight.nbytes
-        return Linear(weight)
+    def embedding(self, name: str, rows: int, columns: int) -> PackedWeight:
+        """A table to look rows up in."""
+        return DenseWeight(self.tensor(name + ".weight", rows, columns))
 
     def _merged(self, parts: Sequence[Part], suffix: str, *columns: int) -> torch.Tensor:
         merged = self._empty(sum(rows for _, rows in parts), *columns)
@@ -91,19 +88,23 @@ def read_weights(
     """
     reader = WeightReader(source, backend, dtype)
     vocab, hidden, prefix = config.vocab_size, config.hidden_size, source.prefix
+    output: Quantization | None = "int8" if quantization else None
     done = vocab * hidden
     report(0.0)
-    embedding = reader.tensor(f"{prefix}embed_tokens.weight", vocab, hidden)
+    table = f"{prefix}embed_tokens"
+    if config.tie_word_embeddings:
+        lm_head = reader.linear([(table, vocab)], hidden, quantization=output)
+    if config.tie_word_embeddings and lm_head.weight.keeps_rows:
+        embedding = lm_head.weight
+    else:
+        embedding = reader.embedding(table, vocab, hidden)
     layers = []
     for layer in range(config.num_layers):
         report(done / config.num_parameters)
         layers.append(_read_layer(reader, config, quantization, f"{prefix}layers.{layer}"))
         done += config.parameters_per_layer
     norm = reader.tensor(f"{prefix}norm.weight", hidden)
-    output: Quantization | None = "int8" if quantization else None
-    if config.tie_word_embeddings:
-        lm_head = reader.tied(embedding, output)
-    else:
+    if not config.tie_word_embeddings:
         report(done / config.num_parameters)
         lm_head = reader.linear([("lm_head", vocab)], hidden, quantization=output)
     report(1.0)
