@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from windlass.errors import ModelError
+from windlass.loader.stated_config import stated_config
 from windlass.models.registry import HFConfig, check_architecture
 
 
 def read_hf_config(folder: Path) -> tuple[str, HFConfig]:
-    """The architecture's name and its transformers configuration.
+    """The architecture's name and its configuration, in transformers' names.
 
     Raises:
         ModelError: config.json is missing or wrong, or asks for code of its own.
@@ -20,6 +21,9 @@ def read_hf_config(folder: Path) -> tuple[str, HFConfig]:
     raw = read_json(path)
     architecture = _architecture(path, raw)
 
+    stated = stated_config(raw)
+    if stated is not None:
+        return architecture, stated
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 

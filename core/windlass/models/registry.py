@@ -9,7 +9,7 @@ from windlass.errors import ModelError
 from windlass.models.config import DecoderConfig
 from windlass.models.rope import max_position, rope_config
 
-# A transformers configuration; its attributes are those of the checkpoint's config.json.
+# Has the attributes of a transformers configuration, named as in the checkpoint's config.json.
 HFConfig = Any
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,14 +21,28 @@ def rope_config(hf_config: Any, head_dim: int) -> RopeConfig:  # noqa: ANN401
     """
     parameters = hf_config.rope_parameters
     rope_type = _checked_type(parameters)
-    if rope_type == "default":
+    if rope_type in ("default", "llama3"):
         channels = torch.arange(0, head_dim, 2, dtype=torch.float32)
         inv_freq, scaling = 1.0 / parameters["rope_theta"] ** (channels / head_dim), 1.0
+        if rope_type == "llama3":
+            inv_freq = _llama3(inv_freq, parameters)
     else:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         inv_freq, scaling = ROPE_INIT_FUNCTIONS[rope_type](hf_config)
     return RopeConfig(inv_freq=tuple(inv_freq.tolist()), attention_scaling=float(scaling))
+
+
+def _llama3(inv_freq: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
+    """Long waves slowed down by the factor, short ones kept, those between in proportion.
+
+    Llama 3.1 (The Llama 3 Herd of Models, 2024; scaling as in Meta's reference code).
+    """
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    turns: torch.Tensor = parameters["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
+    kept: torch.Tensor = ((turns - low) / (high - low)).clamp(0, 1)
+
+    return kept * inv_freq + (1 - kept) * (inv_freq / parameters["factor"])
 
 
 def max_position(hf_config: Any) -> int:  # noqa: ANN401
