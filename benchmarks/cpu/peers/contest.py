@@ -68,6 +68,7 @@ class Contest:
         self._workers: dict[str, Worker] = {}
         self._probe = self._start("probe")
         self._probe.ask("threads", {"threads": options.threads}, RUN_TIMEOUT)
+        self._probe.pause()
 
     def open(self, engines: Sequence[str]) -> None:
         """Make environments and files, and load the engines one after another."""
@@ -82,7 +83,6 @@ class Contest:
 
     def run(self, work: Work, repeats: int) -> None:
         """All engines in turn, with a probe between any two, as often as asked for."""
-        self._probe.resume()
         taking_part = [engine for engine in self._workers if self._takes_part(engine, work)]
         for repetition in range(repeats):
             batch = make_batch(work, repetition)
@@ -100,7 +100,6 @@ class Contest:
                 self._note(work, batch, engine, repetition, values, (before, after))
                 before = after
             taking_part = self._worth_repeating(taking_part, work)
-        self._probe.pause()
 
     def close(self) -> None:
         """End all workers; an engine that did not rest while others ran is reported."""
@@ -174,7 +173,9 @@ class Contest:
         return Timings(**answer)
 
     def _ceilings(self) -> Ceilings:
+        self._probe.resume()
         answer = self._probe.ask("probe", {}, RUN_TIMEOUT)
+        self._probe.pause()
         return Ceilings(answer["bandwidth"], answer["flops"])
 
     def _note(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy
@@ -51,7 +52,7 @@ def write_gguf(checkpoint: Path, path: Path, precision: str) -> None:
     partial.rename(path)
 
 
-def _write_settings(writer: gguf.GGUFWriter, config: dict, precision: str) -> None:
+def _write_settings(writer: gguf.GGUFWriter, config: dict[str, Any], precision: str) -> None:
     rope = config.get("rope_parameters") or config
     writer.add_file_type(FILE_TYPES[precision])
     writer.add_block_count(config["num_hidden_layers"])
@@ -86,7 +87,7 @@ def _gguf_name(name: str) -> str:
     return f"blk.{layer}.{LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
-def _rotated(name: str, tensor: numpy.ndarray, config: dict) -> numpy.ndarray:
+def _rotated(name: str, tensor: numpy.ndarray, config: dict[str, Any]) -> numpy.ndarray:
     """Reorder the rows of Llama's query and key: llama.cpp rotates neighbours, not halves."""
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     key = heads.get(name.split(".")[-2])

@@ -12,7 +12,8 @@ from peers.spread import Spread
 
 def tables(samples: Sequence[Sample], failures: Sequence[Failure]) -> Iterator[Table]:
     """Two for each model and precision: every engine's figures, then the verdicts."""
-    groups = dict.fromkeys((x.model, x.precision) for x in (*samples, *failures))
+    groups = dict.fromkeys((s.model, s.precision) for s in samples)
+    groups |= dict.fromkeys((f.model, f.precision) for f in failures)
     for model, precision in groups:
         of_group = [s for s in samples if (s.model, s.precision) == (model, precision)]
         failed = [f for f in failures if (f.model, f.precision) == (model, precision)]

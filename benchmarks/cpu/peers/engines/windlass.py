@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Mapping
 
@@ -24,9 +23,6 @@ class WindlassEngine:
 
     def load(self, settings: Settings) -> Mapping[str, object]:
         """Load on torch's threads, which the kernels share."""
-        quantization = {} if settings.precision == "bf16" else {"quantization": settings.precision}
-        if quantization and "quantization" not in inspect.signature(LLM).parameters:
-            raise NotImplementedError("this version of Windlass has no int8 weights")
         torch.set_num_threads(settings.threads)
         self.llm = LLM(
             settings.model,
@@ -36,7 +32,7 @@ class WindlassEngine:
             block_size=BLOCK_SIZE,
             num_blocks=-(-settings.kv_tokens // BLOCK_SIZE),
             backend="cpu",
-            **quantization,
+            quantization="int8" if settings.precision == "int8" else None,
         )
         return {"windlass": windlass.__version__, "torch": torch.__version__}
 
@@ -49,7 +45,7 @@ class WindlassEngine:
         ]
         start = time.monotonic()
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        metrics = [output.metrics for output in outputs]
+        metrics = [output.metrics for output in outputs if output.metrics]
         return Timings(
             first=[m.arrival_time + m.time_to_first_token - start for m in metrics],
             end=[m.arrival_time + m.total_time - start for m in metrics],
