@@ -18,11 +18,10 @@ from pathlib import Path
 from rich.console import Console
 
 from peers.contest import CONTESTANTS, PRECISIONS, Contest, Options, model_folder
-from peers.environments import REQUIREMENTS, make_environment, variables_of
+from peers.environments import variables_of
 from peers.report import tables
 from peers.results import Failure, Sample
 from peers.shapes import SHAPES, Shape
-from peers.worker import WorkerError
 from peers.workloads import WORKS, Work
 
 DEFAULT_FOLDER = Path.home() / ".cache/windlass-benchmarks"
@@ -42,8 +41,6 @@ def main() -> None:
         every_pair=args.every_pair,
         repeat_all=args.repeat_all,
     )
-    if args.only_prepare:
-        make_environments(args.engines, options.folder, console)
     samples: list[Sample] = []
     failures: list[Failure] = []
     notes: dict[str, object] = {}
@@ -52,7 +49,10 @@ def main() -> None:
         for precision in args.precision:
             contest = Contest(shape, precision, options, lambda text: say(console, text))
             try:
-                contest.open(args.engines)
+                if args.only_prepare:
+                    contest.prepare(args.engines)
+                else:
+                    contest.open(args.engines)
                 for work in [] if args.only_prepare else works(args):
                     contest.run(work, repeats(work, args))
                     save(args, samples + contest.samples, failures + contest.failures, notes)
@@ -124,16 +124,6 @@ def repeats(work: Work, args: argparse.Namespace) -> int:
     """How often; single-stream decoding is short and depends most on the moment."""
     often = work.name == "W1" or args.repeat_all
     return int(args.repeats) if often else min(2, args.repeats)
-
-
-def make_environments(engines: Sequence[str], folder: Path, console: Console) -> None:
-    """Make the peers' environments; one that fails is reported."""
-    for engine in REQUIREMENTS.keys() & {*engines}:
-        say(console, f"making the environment of {engine}")
-        try:
-            make_environment(engine, folder)
-        except WorkerError as error:
-            say(console, f"{engine}: {error}")
 
 
 def make_model(shape: Shape, options: Options, console: Console) -> None:

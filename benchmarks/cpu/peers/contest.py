@@ -66,18 +66,36 @@ class Contest:
         self.failures: list[Failure] = []
         self.notes: dict[str, dict[str, object]] = {}
         self._workers: dict[str, Worker] = {}
+        self._settings = Settings(
+            model=str(model_folder(options.folder, shape)),
+            precision=precision,
+            threads=options.threads,
+            cpus=options.cpus,
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=MAX_NUM_SEQS,
+            kv_tokens=options.kv_tokens,
+            kv_bytes=options.kv_tokens * shape.kv_bytes_per_token,
+        )
         self._probe = self._start("probe")
         self._probe.ask("threads", {"threads": options.threads}, RUN_TIMEOUT)
         self._probe.pause()
 
+    def prepare(self, engines: Sequence[str]) -> None:
+        """Make environments and files, and load nothing."""
+        for engine in self._able(engines):
+            try:
+                self.say(f"preparing {engine}")
+                self._prepare(engine)
+            except WorkerError as error:
+                self._fail(engine, "", error)
+
     def open(self, engines: Sequence[str]) -> None:
-        """Make environments and files, and load the engines one after another."""
-        for engine in engines:
-            if self.precision not in CONTESTANTS[engine].precisions:
-                continue
+        """Prepare and load the engines one after another."""
+        for engine in self._able(engines):
             try:
                 self.say(f"loading {engine}")
-                self._open(engine)
+                self._prepare(engine)
+                self._load(engine)
             except WorkerError as error:
                 self._fail(engine, "", error)
 
@@ -110,29 +128,23 @@ class Contest:
         self._probe.close()
         self._workers.clear()
 
-    def _open(self, engine: str) -> None:
-        options = self.options
+    def _able(self, engines: Sequence[str]) -> list[str]:
+        return [name for name in engines if self.precision in CONTESTANTS[name].precisions]
+
+    def _prepare(self, engine: str) -> None:
         if engine != OURS:
-            make_environment(engine, options.folder)
-        settings = Settings(
-            model=str(model_folder(options.folder, self.shape)),
-            precision=self.precision,
-            threads=options.threads,
-            cpus=options.cpus,
-            max_model_len=MAX_MODEL_LEN,
-            max_num_seqs=MAX_NUM_SEQS,
-            kv_tokens=options.kv_tokens,
-            kv_bytes=options.kv_tokens * self.shape.kv_bytes_per_token,
-        )
+            make_environment(engine, self.options.folder)
         # In a process of its own, so that what a conversion leaves in memory goes with it.
-        preparer = self._start(engine)
-        try:
-            preparer.ask("prepare", asdict(settings), LOAD_TIMEOUT)
-        finally:
-            preparer.close()
         worker = self._start(engine)
         try:
-            loaded = worker.ask("load", asdict(settings), LOAD_TIMEOUT)
+            worker.ask("prepare", asdict(self._settings), LOAD_TIMEOUT)
+        finally:
+            worker.close()
+
+    def _load(self, engine: str) -> None:
+        worker = self._start(engine)
+        try:
+            loaded = worker.ask("load", asdict(self._settings), LOAD_TIMEOUT)
             for batch in warm_up_batches():
                 worker.ask("run", asdict(batch), RUN_TIMEOUT)
         except WorkerError:
