@@ -75,12 +75,15 @@ def parse_arguments() -> argparse.Namespace:
         "--work", nargs="+", choices=("W2", *WORKS), default=list(WORKS), help="default: all"
     )
     parser.add_argument(
-        "--repeats", type=int, default=3, help="repetitions of W1; the others have two at most"
+        "--repeats", type=int, default=3, help="repetitions of W1 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--long-repeats", type=int, default=2, help="of all other work (default: %(default)s)"
     )
     parser.add_argument(
         "--repeat-all",
         action="store_true",
-        help="repeat everything as often, and peers of less than half the best peer's rate too",
+        help="repeat peers of less than half the best peer's rate too",
     )
     parser.add_argument(
         "--every-pair",
@@ -122,8 +125,7 @@ def works(args: argparse.Namespace) -> list[Work]:
 
 def repeats(work: Work, args: argparse.Namespace) -> int:
     """How often; single-stream decoding is short and depends most on the moment."""
-    often = work.name == "W1" or args.repeat_all
-    return int(args.repeats) if often else min(2, args.repeats)
+    return int(args.repeats if work.name == "W1" else args.long_repeats)
 
 
 def make_model(shape: Shape, options: Options, console: Console) -> None:

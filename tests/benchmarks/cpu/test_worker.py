@@ -25,6 +25,7 @@ SETTINGS = Settings(
     kv_tokens=1024,
     kv_bytes=0,
 )
+TIMEOUT = 280
 ECHO = """
 from peers.protocol import serve
 serve({"echo": lambda request: request, "fail": lambda request: 1 / 0, "end": lambda r: exit(3)})
@@ -46,9 +47,9 @@ def echo(tmp_path: Path) -> Iterator[Worker]:
 def test_windlass_answers_with_the_time_of_every_request(tmp_path: Path) -> None:
     worker = worker_of(["-m", "peers.engines.windlass"], tmp_path)
     try:
-        worker.ask("prepare", asdict(SETTINGS), 60)
-        loaded = worker.ask("load", asdict(SETTINGS), 60)
-        answer = worker.ask("run", asdict(Batch([[5, 6, 7], [8, 9]], [4, 1])), 60)
+        worker.ask("prepare", asdict(SETTINGS), TIMEOUT)
+        loaded = worker.ask("load", asdict(SETTINGS), TIMEOUT)
+        answer = worker.ask("run", asdict(Batch([[5, 6, 7], [8, 9]], [4, 1])), TIMEOUT)
     finally:
         worker.close()
     assert loaded["load_seconds"] > 0
@@ -59,19 +60,19 @@ def test_windlass_answers_with_the_time_of_every_request(tmp_path: Path) -> None
 def test_a_worker_that_was_stopped_goes_on(echo: Worker) -> None:
     echo.pause()
     echo.resume()
-    assert echo.ask("echo", {"value": 1}, 60) == {"value": 1}
+    assert echo.ask("echo", {"value": 1}, TIMEOUT) == {"value": 1}
     assert echo.idle_use == 0
 
 
 def test_an_error_is_told_and_the_worker_lives(echo: Worker) -> None:
     with pytest.raises(WorkerError, match="ZeroDivisionError"):
-        echo.ask("fail", {}, 60)
-    assert echo.ask("echo", {}, 60) == {}
+        echo.ask("fail", {}, TIMEOUT)
+    assert echo.ask("echo", {}, TIMEOUT) == {}
 
 
 def test_the_end_of_a_worker_is_told_with_its_log(echo: Worker) -> None:
     with pytest.raises(WorkerError, match=r"ended with code 3; its log is .*log"):
-        echo.ask("end", {}, 60)
+        echo.ask("end", {}, TIMEOUT)
     assert not echo.alive
 
 
