@@ -7,6 +7,8 @@ from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport,
 from windlass.backend.collectives import Collectives, TorchCollectives
 from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.layer import ForwardContext, LayerFunction, LayerParts, LayerWeights
+from windlass.backend.linear import Linear
 from windlass.backend.ops import OpRegistry
 from windlass.backend.torch_allocator import TorchAllocator
 from windlass.backend.torch_attention import TorchAttention
@@ -30,6 +32,7 @@ __all__ = [
     "DenseWeight",
     "Device",
     "Event",
+    "ForwardContext",
     "Graph",
     "GraphPool",
     "GraphSupport",
@@ -38,6 +41,10 @@ __all__ = [
     "KVLayout",
     "KVPool",
     "KVSpec",
+    "LayerFunction",
+    "LayerParts",
+    "LayerWeights",
+    "Linear",
     "MemoryInfo",
     "MemoryPolicy",
     "OpRegistry",

@@ -79,8 +79,8 @@ def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVL
 
 
 def _check_attention(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout: KVLayout) -> None:
-    for number, layer in enumerate(loaded.decoder.layers):
-        support = backend.attention.supports(spec, layout, loaded.dtype, layer.attention.params)
+    for number, params in enumerate(loaded.decoder.attention_params):
+        support = backend.attention.supports(spec, layout, loaded.dtype, params)
         if not support:
             raise UnsupportedError(
                 f"attention of backend {backend.spec.name!r} cannot run layer {number}: "

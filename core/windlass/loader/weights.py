@@ -11,11 +11,18 @@ from functools import partial
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight, Quantization
-from windlass.layers.linear import Linear
+from windlass.backend import (
+    Backend,
+    DenseWeight,
+    HeadNorm,
+    LayerWeights,
+    Linear,
+    PackedWeight,
+    Quantization,
+)
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
-from windlass.models.weights import DecoderWeights, LayerWeights
+from windlass.models.weights import DecoderWeights
 
 Part = tuple[str, int]
 

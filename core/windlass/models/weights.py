@@ -6,21 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from windlass.backend import HeadNorm, PackedWeight
-from windlass.layers.linear import Linear
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """One layer. Norm weights are `[H]`; `qkv` and `gate_up` are merged along their outputs."""
-
-    input_norm: torch.Tensor
-    qkv: Linear
-    head_norm: HeadNorm | None
-    o: Linear
-    post_attention_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+from windlass.backend import LayerWeights, Linear, PackedWeight
 
 
 @dataclass(frozen=True, kw_only=True)

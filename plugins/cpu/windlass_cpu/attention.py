@@ -56,7 +56,7 @@ class _Shape(ctypes.Structure):
     ]
 
 
-class _Call(ctypes.Structure):
+class AttentionCall(ctypes.Structure):
     """`AttentionCall` of `csrc/attention.h`."""
 
     _fields_: ClassVar = [
@@ -75,7 +75,7 @@ class _Call(ctypes.Structure):
     ]
 
 
-class _PoolAddresses:
+class PoolAddresses:
     """Where each layer of a pool lies: looked up once, not at every call."""
 
     def __init__(self, pool: KVPool) -> None:
@@ -85,12 +85,24 @@ class _PoolAddresses:
         self.key_strides = CacheStrides(*pool.keys[0].stride()[:3])
         self.value_strides = CacheStrides(*pool.values[0].stride()[:3])
 
+    def place_rope(self, call: RopeCall, layer: int) -> None:
+        """Say where the layer's keys and values go."""
+        call.keys, call.values = self.keys[layer], self.values[layer]
+        call.key_strides, call.value_strides = self.key_strides, self.value_strides
+        call.block_size = self.pool.block_size
 
-class _Plan:
+    def place_attention(self, call: AttentionCall, layer: int, params: AttentionParams) -> None:
+        """Say where the layer's keys and values are, and what it does with them."""
+        call.keys, call.values = self.keys[layer], self.values[layer]
+        call.sinks = None if params.sinks is None else params.sinks.data_ptr()
+        call.scale, call.softcap = params.scale, params.softcap
+
+
+class Plan:
     """A step's tensors, and a list of tasks for each window, made when a layer first has it."""
 
     def __init__(
-        self, library: ctypes.CDLL, batch: AttentionBatch, addresses: _PoolAddresses
+        self, library: ctypes.CDLL, batch: AttentionBatch, addresses: PoolAddresses
     ) -> None:
         self._library = library
         # The tasks point into these tensors.
@@ -101,7 +113,9 @@ class _Plan:
         )
         self._addresses = addresses
         self._tasks: dict[tuple[int, int], int] = {}
-        self.call = _Call()
+        self.call = AttentionCall()
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._addresses_of_rows = (0, 0)
 
     def tasks(self, num_heads: int, window: int) -> int:
         """Address of the tasks of the layers with this window."""
@@ -111,6 +125,13 @@ class _Plan:
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
             self._tasks[num_heads, window] = tasks
         return tasks
+
+    def rows_of(self, positions: torch.Tensor, slot_mapping: torch.Tensor) -> tuple[int, int]:
+        """Addresses of the step's positions and slots, which are the same for every layer."""
+        if self._rows is None:
+            self._rows = (positions.contiguous(), _slots(slot_mapping))
+            self._addresses_of_rows = (self._rows[0].data_ptr(), self._rows[1].data_ptr())
+        return self._addresses_of_rows
 
     def _shape(self, num_heads: int, window: int) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
@@ -145,12 +166,13 @@ class CpuAttention(Attention):
 
     def __init__(self) -> None:
         self._library = _declared(load_library())
-        self._last_addresses: _PoolAddresses | None = None
+        self._last_addresses: PoolAddresses | None = None
 
-    def _addresses(self, pool: KVPool) -> _PoolAddresses:
+    def addresses(self, pool: KVPool) -> PoolAddresses:
+        """Where the pool's layers lie."""
         addresses = self._last_addresses
         if addresses is None or addresses.pool is not pool:
-            addresses = self._last_addresses = _PoolAddresses(pool)
+            addresses = self._last_addresses = PoolAddresses(pool)
         return addresses
 
     def supports(
@@ -176,7 +198,7 @@ class CpuAttention(Attention):
     def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
         """Keep the step; tasks are cut when a layer asks, for they depend on its window."""
         del capture
-        return _Plan(self._library, batch, self._addresses(pool))
+        return Plan(self._library, batch, self.addresses(pool))
 
     def write_kv(
         self,
@@ -225,7 +247,7 @@ class CpuAttention(Attention):
             )
         value = unit_stride(value)
         positions, slots = positions.contiguous(), _slots(slot_mapping)
-        addresses = self._addresses(pool)
+        addresses = self.addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
             head_rows(key, None, None if norm is None else norm.key),
@@ -237,13 +259,9 @@ class CpuAttention(Attention):
             cos_sin.data_ptr(),
             cos_sin.shape[1],
             slots.data_ptr(),
-            addresses.keys[layer],
-            addresses.values[layer],
-            addresses.key_strides,
-            addresses.value_strides,
-            pool.block_size,
-            0.0 if norm is None else norm.eps,
+            eps=0.0 if norm is None else norm.eps,
         )
+        addresses.place_rope(call, layer)
         row_library().windlass_rope(ctypes.byref(call), len(query), DTYPE_CODES[query.dtype])
         return query
 
@@ -258,19 +276,15 @@ class CpuAttention(Attention):
         lse: torch.Tensor | None = None,
     ) -> None:
         """Attention of the step's queries over the cache."""
-        assert isinstance(plan, _Plan)
+        assert isinstance(plan, Plan)
         query = unit_stride(query)
-        call, addresses = plan.call, self._addresses(pool)
+        call, addresses = plan.call, self.addresses(pool)
         call.query = query.data_ptr()
         call.out = out.data_ptr()
-        call.keys = addresses.keys[layer]
-        call.values = addresses.values[layer]
         call.lse = None if lse is None else lse.data_ptr()
-        call.sinks = None if params.sinks is None else params.sinks.data_ptr()
+        addresses.place_attention(call, layer, params)
         call.query_token_stride, call.query_head_stride, _ = query.stride()
         call.out_token_stride, call.out_head_stride, _ = out.stride()
-        call.scale = params.scale
-        call.softcap = params.softcap
         tasks = plan.tasks(query.shape[1], params.window)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
 

@@ -9,9 +9,19 @@ from typing import ClassVar
 
 import torch
 
-from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, TorchBackend
+from windlass.backend import (
+    BackendConfig,
+    Capabilities,
+    KVLayout,
+    KVSpec,
+    LayerFunction,
+    LayerParts,
+    TorchBackend,
+)
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
+from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
+from windlass_cpu.layer import FusedLayer, supports_layer
 from windlass_cpu.library import library_path, set_threads
 
 _SMALL_MODEL = 64 << 20
@@ -44,9 +54,9 @@ class CpuBackend(TorchBackend):
     ) -> None:
         super().__init__(spec, config, arch=arch, op_providers=op_providers)
         self.allocator = CpuAllocator(self.device, self.capabilities)
+        # An order of ops that the user gave must be followed.
+        self._fuses = not config.ops
         if library_path() is not None:
-            from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
-
             self.attention = CpuAttention()
             self.capabilities = replace(self.capabilities, block_multiple=BLOCK_MULTIPLE)
 
@@ -54,6 +64,12 @@ class CpuBackend(TorchBackend):
         """Head-major, any block size."""
         del spec
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
+
+    def fuse_layer(self, parts: LayerParts) -> LayerFunction | None:
+        """The kernels' own layer where they take all of it."""
+        if not isinstance(self.attention, CpuAttention) or not self._fuses:
+            return None
+        return FusedLayer(parts, self.attention) if supports_layer(parts) else None
 
     def warmup(self, *, weight_bytes: int) -> None:
         """Run a small model on one thread."""

@@ -86,7 +86,7 @@ class KernelWeight(PackedWeight):
             )
         self.nbytes = functions.packed_bytes(self.out_features, self.in_features)
         self._memory, self.address = _allocate(self.nbytes)
-        self._multiply: Callable[..., Any] = functions.multiply
+        self._multiply: Any = functions.multiply
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
         functions.pack(
             rows.data_ptr(),
@@ -95,6 +95,11 @@ class KernelWeight(PackedWeight):
             *rows.shape,
             self.address,
         )
+
+    @property
+    def multiply_address(self) -> int:
+        """Where the C function lies that multiplies with this weight."""
+        return ctypes.cast(self._multiply, _POINTER).value or 0
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x` `[T, K]` times the transposed weight, plus `bias` `[N]`: `[T, N]`, all bf16."""

@@ -11,9 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from windlass.backend import Backend, DenseWeight, PackedWeight, QuantizedWeight
+from windlass.backend import Backend, DenseWeight, Linear, PackedWeight, QuantizedWeight
 from windlass.config import ModelConfig
-from windlass.layers.linear import Linear
 from windlass.loader import LoadedModel, load_decoder
 
 SaveModel = Callable[..., Path]
