@@ -9,20 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 
 from windlass import LLM, SamplingParams, demo_model
-from windlass.backend import AttentionBatch, Backend, KVPool, KVSpec
-from windlass.config import BackendConfig, ModelConfig, Quantization
-from windlass.layers.context import ForwardContext
-from windlass.layers.linear import Linear
-from windlass.loader import LoadedModel, load_decoder
+from windlass.backend import AttentionBatch, Backend, ForwardContext, KVPool, KVSpec, Linear
+from windlass.config import BackendConfig, Quantization
+from windlass.loader.checkpoint import Checkpoint, TensorSource
+from windlass.loader.dummy import DummyTensors
+from windlass.loader.hf_config import read_hf_config
+from windlass.loader.location import resolve_model
+from windlass.loader.weights import read_weights
+from windlass.models.config import DecoderConfig
 from windlass.models.decoder import Decoder
+from windlass.models.registry import decoder_config
+from windlass.models.weights import DecoderWeights
 from windlass.plugin import create_backend
 from windlass.text import Tokenizer
 
@@ -54,7 +61,6 @@ RANDOM_MODEL = {
 }
 
 Sequences = list[list[int]]
-LinearsByType = dict[str, list[Linear]]
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,16 @@ def main() -> None:
     console = Console(width=120)
     sequences = read_sequences(args)
     backend = create_backend(BackendConfig(backend=args.backend))
-    loaded = load(args.model, backend)
-    exact = logits(loaded, backend, sequences)
-    millions = loaded.num_parameters / 1e6
+    config, weights = load(args.model, backend)
+    exact = logits(Decoder(config, weights, backend), backend, sequences)
+    millions = config.num_parameters / 1e6
     console.print(f"{args.model}: {millions:.0f}M parameters, {len(exact)} tokens\n")
     console.print("| format | layers | logit error | KL, nats | top-1 agreement |")
     console.print("|---|---|---|---|---|")
     results = []
     for quantization in FORMATS:
-        for name, rounded in cases(loaded.decoder, backend, quantization).items():
-            before = replace(loaded.decoder, rounded)
-            found = logits(loaded, backend, sequences)
-            replace(loaded.decoder, before)
+        for name, changed in cases(weights, backend, quantization):
+            found = logits(Decoder(config, changed, backend), backend, sequences)
             results.append(compare(name, quantization, exact, found))
             console.print(markdown_row(results[-1]), highlight=False)
     if args.output:
@@ -128,63 +132,55 @@ def read_sequences(args: argparse.Namespace) -> Sequences:
     return [Tokenizer.load(args.model).encode(Path(args.text).read_text())[: args.tokens]]
 
 
-def load(model: str, backend: Backend) -> LoadedModel:
+def load(model: str, backend: Backend) -> tuple[DecoderConfig, DecoderWeights]:
     if model == "random":
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "config.json").write_text(json.dumps(RANDOM_MODEL))
-            config = ModelConfig(model=folder, load_format="dummy", dtype="bfloat16")
-            return load_decoder(config, backend)
-    folder = str(demo_model.path()) if model == "demo" else model
-    return load_decoder(ModelConfig(model=folder, dtype="bfloat16"), backend)
+            config = decoder_config(*read_hf_config(Path(folder)))
+        return config, read(DummyTensors(0, config.initializer_range), config, backend)
+    folder_path = demo_model.path() if model == "demo" else resolve_model(model, None)
+    config = decoder_config(*read_hf_config(folder_path))
+    with Checkpoint(folder_path) as checkpoint:
+        return config, read(checkpoint, config, backend)
+
+
+def read(source: TensorSource, config: DecoderConfig, backend: Backend) -> DecoderWeights:
+    return read_weights(source, config, backend, torch.bfloat16, None, lambda share: None)
 
 
 def cases(
-    decoder: Decoder, backend: Backend, quantization: Quantization
-) -> dict[str, LinearsByType]:
-    """Rounded layers by name of the case; "all" is what the loader makes."""
-    rounded = {name: round_layers(decoder, backend, name, quantization) for name in LAYER_TYPES}
-    alone = {name: {name: linears} for name, linears in rounded.items()}
-    served = rounded | {"lm_head": round_layers(decoder, backend, "lm_head", "int8")}
-    return alone | {"all": served}
+    weights: DecoderWeights, backend: Backend, quantization: Quantization
+) -> Iterator[tuple[str, DecoderWeights]]:
+    """The name of each case and its weights; "all" are those that the loader makes."""
+    pack = partial(rounded, backend=backend)
+    layers = [
+        {name: pack(getattr(layer, name), quantization) for name in LAYER_TYPES[:-1]}
+        for layer in weights.layers
+    ]
+    for name in LAYER_TYPES[:-1]:
+        yield name, with_layers(weights, [{name: layer[name]} for layer in layers])
+    yield "lm_head", replace(weights, lm_head=pack(weights.lm_head, quantization))
+    everything = with_layers(weights, layers)
+    yield "all", replace(everything, lm_head=pack(weights.lm_head, "int8"))
 
 
-def round_layers(
-    decoder: Decoder, backend: Backend, name: str, quantization: Quantization
-) -> list[Linear]:
-    linears = []
-    for owner in owners(decoder, name):
-        linear: Linear = getattr(owner, name)
-        # A packed weight gives itself back as its product with unit vectors, exactly.
-        unit = torch.eye(linear.weight.in_features, dtype=torch.bfloat16)
-        weight = linear.weight.apply(unit).T.contiguous()
-        linears.append(Linear(backend.ops.pack_weight(weight, quantization), linear.bias))
-    return linears
+def rounded(linear: Linear, quantization: Quantization, backend: Backend) -> Linear:
+    # A packed weight gives itself back as its product with unit vectors, exactly.
+    unit = torch.eye(linear.weight.in_features, dtype=torch.bfloat16)
+    weight = linear.weight.apply(unit).T.contiguous()
+    return Linear(backend.ops.pack_weight(weight, quantization), linear.bias)
 
 
-def owners(decoder: Decoder, name: str) -> list[object]:
-    """The objects whose attribute `name` is a linear layer of that type."""
-    if name == "lm_head":
-        return [decoder]
-    part = "attention" if name in ("qkv", "o") else "mlp"
-    return [getattr(layer, part) for layer in decoder.layers]
-
-
-def replace(decoder: Decoder, linears: LinearsByType) -> LinearsByType:
-    """Put these layers in place; returns those that stood there."""
-    before: LinearsByType = {}
-    for name, ours in linears.items():
-        places = owners(decoder, name)
-        before[name] = [getattr(owner, name) for owner in places]
-        for owner, linear in zip(places, ours, strict=True):
-            setattr(owner, name, linear)
-    return before
+def with_layers(weights: DecoderWeights, changes: Sequence[dict[str, Any]]) -> DecoderWeights:
+    pairs = zip(weights.layers, changes, strict=True)
+    return replace(weights, layers=tuple(replace(layer, **change) for layer, change in pairs))
 
 
 @torch.inference_mode()
-def logits(loaded: LoadedModel, backend: Backend, sequences: Sequences) -> torch.Tensor:
+def logits(decoder: Decoder, backend: Backend, sequences: Sequences) -> torch.Tensor:
     """Float32 logits `[T, V]` after every token of every sequence."""
-    config = loaded.decoder_config
-    spec = KVSpec(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, dtype=loaded.dtype)
+    config = decoder.config
+    spec = KVSpec(num_kv_heads=config.num_kv_heads, head_dim=config.head_dim, dtype=torch.bfloat16)
     layout = backend.kv_layouts(spec)[0]
     size = layout.block_size
     blocks = 1 + -(-max(map(len, sequences)) // size)
@@ -192,13 +188,13 @@ def logits(loaded: LoadedModel, backend: Backend, sequences: Sequences) -> torch
         blocks * layout.block_bytes(spec, config.num_layers), align=layout.align, tag="logits"
     )
     pool = KVPool.carve(buffer, spec, layout, config.num_layers, blocks)
-    found = [sequence_logits(loaded, backend, pool, tokens) for tokens in sequences]
+    found = [sequence_logits(decoder, backend, pool, tokens) for tokens in sequences]
     backend.allocator.release("logits")
     return torch.cat(found)
 
 
 def sequence_logits(
-    loaded: LoadedModel, backend: Backend, pool: KVPool, tokens: list[int]
+    decoder: Decoder, backend: Backend, pool: KVPool, tokens: list[int]
 ) -> torch.Tensor:
     count = len(tokens)
     positions = torch.arange(count)
@@ -215,8 +211,8 @@ def sequence_logits(
     )
     attention = backend.attention
     context = ForwardContext(attention, pool, attention.plan(batch, pool), batch.slot_mapping)
-    hidden = loaded.decoder.forward(torch.tensor(tokens), positions, context)
-    return loaded.decoder.logits(hidden)
+    hidden = decoder.forward(torch.tensor(tokens), positions, context)
+    return decoder.logits(hidden)
 
 
 def compare(
