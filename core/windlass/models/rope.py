@@ -39,10 +39,10 @@ def _llama3(inv_freq: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
     Llama 3.1 (The Llama 3 Herd of Models, 2024; scaling as in Meta's reference code).
     """
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
-    turns: torch.Tensor = parameters["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
+    turns = inv_freq * (parameters["original_max_position_embeddings"] / (2 * math.pi))
     kept: torch.Tensor = ((turns - low) / (high - low)).clamp(0, 1)
-
-    return kept * inv_freq + (1 - kept) * (inv_freq / parameters["factor"])
+    factor: float = parameters["factor"]
+    return inv_freq * (kept + (1 - kept) / factor)
 
 
 def max_position(hf_config: Any) -> int:  # noqa: ANN401

@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 # Runs alone, so that nothing else's memory is counted. Mapped pages of the checkpoint belong to
-# the page cache, so only anonymous memory counts, sampled while the weights are read.
+# the page cache, so only anonymous memory counts, sampled while the weights are read. What was
+# freed must go back to the system at once: by default the C library keeps some, how much depends
+# on what ran before.
 MEASURE = """
-import json, re, sys, threading
+import ctypes, json, re, sys, threading
+M_MMAP_THRESHOLD = -3
+ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 import torch
 from windlass.backend import TorchBackend
 from windlass.config import BackendConfig, ModelConfig
 from windlass.loader import load_decoder
 from windlass.plugin.spec import BackendSpec
-import transformers.models.auto
 
 def anonymous():
     with open("/proc/self/status") as status:
