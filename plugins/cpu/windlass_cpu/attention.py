@@ -25,8 +25,10 @@ from windlass_cpu.library import load_library
 from windlass_cpu.row_calls import (
     DTYPE_CODES,
     MAX_HEAD_DIM,
+    CacheSide,
     CacheStrides,
     RopeCall,
+    WriteCall,
     head_rows,
     row_library,
     unit_stride,
@@ -34,6 +36,10 @@ from windlass_cpu.row_calls import (
 
 BLOCK_MULTIPLE = 16
 """Block sizes are multiples of this: the kernels take as many neighbouring keys at a time."""
+
+
+CACHE_FORMATS = {torch.int8: 1, torch.float8_e4m3fn: 2}
+"""Formats of quantised caches, in the numbers of `csrc/attention.h`; 0 is that of activations."""
 
 
 class _Shape(ctypes.Structure):
@@ -52,7 +58,10 @@ class _Shape(ctypes.Structure):
         ("window", c_int64),
         ("keys", CacheStrides),
         ("values", CacheStrides),
+        ("key_scales", CacheStrides),
+        ("value_scales", CacheStrides),
         ("dtype", c_int32),
+        ("cache_format", c_int32),
     ]
 
 
@@ -64,6 +73,8 @@ class _Call(ctypes.Structure):
         ("out", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_scales", c_void_p),
+        ("value_scales", c_void_p),
         ("lse", c_void_p),
         ("sinks", c_void_p),
         ("query_token_stride", c_int64),
@@ -80,10 +91,9 @@ class _PoolAddresses:
 
     def __init__(self, pool: KVPool) -> None:
         self.pool = pool
-        self.keys = [keys.data_ptr() for keys in pool.keys]
-        self.values = [values.data_ptr() for values in pool.values]
-        self.key_strides = CacheStrides(*pool.keys[0].stride()[:3])
-        self.value_strides = CacheStrides(*pool.values[0].stride()[:3])
+        self.keys = _sides(pool.keys, pool.key_scales)
+        self.values = _sides(pool.values, pool.value_scales)
+        self.format = CACHE_FORMATS.get(pool.spec.dtype, 0)
 
 
 class _Plan:
@@ -100,22 +110,23 @@ class _Plan:
             batch.block_table.contiguous(),
         )
         self._addresses = addresses
-        self._tasks: dict[tuple[int, int], int] = {}
+        self._tasks: dict[tuple[int, int, torch.dtype], int] = {}
         self.call = _Call()
 
-    def tasks(self, num_heads: int, window: int) -> int:
+    def tasks(self, num_heads: int, window: int, dtype: torch.dtype) -> int:
         """Address of the tasks of the layers with this window."""
-        tasks = self._tasks.get((num_heads, window))
+        tasks = self._tasks.get((num_heads, window, dtype))
         if tasks is None:
-            shape = self._shape(num_heads, window)
+            shape = self._shape(num_heads, window, dtype)
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
-            self._tasks[num_heads, window] = tasks
+            self._tasks[num_heads, window, dtype] = tasks
         return tasks
 
-    def _shape(self, num_heads: int, window: int) -> _Shape:
+    def _shape(self, num_heads: int, window: int, dtype: torch.dtype) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
         pool = self._addresses.pool
         spec = pool.spec
+        keys, values = self._addresses.keys[0], self._addresses.values[0]
         return _Shape(
             cu_seqlens_q=cu_seqlens_q.data_ptr(),
             seq_lens=seq_lens.data_ptr(),
@@ -127,9 +138,12 @@ class _Plan:
             head_dim=spec.head_dim,
             block_size=pool.block_size,
             window=window,
-            keys=self._addresses.key_strides,
-            values=self._addresses.value_strides,
-            dtype=DTYPE_CODES[spec.dtype],
+            keys=keys.strides,
+            values=values.strides,
+            key_scales=keys.scale_strides,
+            value_scales=values.scale_strides,
+            dtype=DTYPE_CODES[dtype],
+            cache_format=self._addresses.format,
         )
 
     def __del__(self) -> None:
@@ -161,12 +175,17 @@ class CpuAttention(Attention):
         params: AttentionParams,
         graph: GraphSupport = GraphSupport.NONE,
     ) -> Support:
-        """Any layout whose channels lie side by side, blocks of whole 16 tokens, one dtype."""
+        """Any layout whose channels lie side by side, blocks of whole 16 tokens; a cache of the
+        model's dtype, int8 or fp8."""
         del params
         if graph is not GraphSupport.NONE:
             return Support.no("there are no graphs on a CPU")
-        if dtype not in DTYPE_CODES or spec.dtype is not dtype:
-            return Support.no(f"{dtype} over a cache of {spec.dtype}: both must be the same float")
+        if dtype not in DTYPE_CODES or (
+            spec.dtype is not dtype and spec.dtype not in CACHE_FORMATS
+        ):
+            return Support.no(
+                f"{dtype} over a cache of {spec.dtype}: it must be the same float, int8 or fp8"
+            )
         if not layout.canonical or layout.order[-1] != "C":
             return Support.no(f"layout {layout.order}: channels must lie side by side")
         if layout.block_size % BLOCK_MULTIPLE:
@@ -186,23 +205,22 @@ class CpuAttention(Attention):
         value: torch.Tensor,
         slot_mapping: torch.Tensor,
     ) -> None:
-        """Copy each head of each token to its slot."""
+        """Copy each head of each token to its slot, or round it to bytes there."""
         slots = _slots(slot_mapping)
-        for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
-            rows = unit_stride(new)
-            block, token, head, _ = cache.stride()
-            self._library.windlass_write_slots(
-                rows.data_ptr(),
-                rows.stride(0),
-                rows.stride(1),
-                cache.data_ptr(),
-                block,
-                token,
-                head,
+        addresses = self._addresses(pool)
+        for new, sides in ((key, addresses.keys), (value, addresses.values)):
+            heads = unit_stride(new)
+            call = WriteCall(
+                heads.data_ptr(),
+                *heads.stride()[:2],
+                *heads.shape[1:],
                 slots.data_ptr(),
-                *rows.shape,
+                sides[layer],
                 pool.block_size,
-                rows.itemsize,
+                addresses.format,
+            )
+            row_library().windlass_write_slots(
+                ctypes.byref(call), len(heads), DTYPE_CODES[heads.dtype]
             )
 
     def rope_and_write(
@@ -239,10 +257,9 @@ class CpuAttention(Attention):
             slots.data_ptr(),
             addresses.keys[layer],
             addresses.values[layer],
-            addresses.key_strides,
-            addresses.value_strides,
             pool.block_size,
             0.0 if norm is None else norm.eps,
+            addresses.format,
         )
         row_library().windlass_rope(ctypes.byref(call), len(query), DTYPE_CODES[query.dtype])
         return query
@@ -263,16 +280,34 @@ class CpuAttention(Attention):
         call, addresses = plan.call, self._addresses(pool)
         call.query = query.data_ptr()
         call.out = out.data_ptr()
-        call.keys = addresses.keys[layer]
-        call.values = addresses.values[layer]
+        keys, values = addresses.keys[layer], addresses.values[layer]
+        call.keys, call.key_scales = keys.numbers, keys.scales
+        call.values, call.value_scales = values.numbers, values.scales
         call.lse = None if lse is None else lse.data_ptr()
         call.sinks = None if params.sinks is None else params.sinks.data_ptr()
         call.query_token_stride, call.query_head_stride, _ = query.stride()
         call.out_token_stride, call.out_head_stride, _ = out.stride()
         call.scale = params.scale
         call.softcap = params.softcap
-        tasks = plan.tasks(query.shape[1], params.window)
+        tasks = plan.tasks(query.shape[1], params.window, query.dtype)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
+
+
+def _sides(layers: list[torch.Tensor], scales: list[torch.Tensor]) -> list[CacheSide]:
+    """Keys or values of each layer for the kernels."""
+    if not scales:
+        return [
+            CacheSide(view.data_ptr(), None, CacheStrides(*view.stride()[:3])) for view in layers
+        ]
+    return [
+        CacheSide(
+            view.data_ptr(),
+            scale.data_ptr(),
+            CacheStrides(*view.stride()[:3]),
+            CacheStrides(*scale.stride()),
+        )
+        for view, scale in zip(layers, scales, strict=True)
+    ]
 
 
 def _slots(slot_mapping: torch.Tensor) -> torch.Tensor:
@@ -287,11 +322,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         ("windlass_attention_plan", c_void_p, [c_void_p]),
         ("windlass_attention_free", None, [c_void_p]),
         ("windlass_attention_run", None, [c_void_p, c_void_p]),
-        (
-            "windlass_write_slots",
-            None,
-            [c_void_p, c_int64, c_int64, c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 5],
-        ),
     ]
     for name, result, arguments in declarations:
         function = getattr(library, name)
