@@ -167,7 +167,7 @@ class KVPool:
         All that a transfer connector needs; holds for canonical layouts.
         """
         starts = torch.cat([_byte_offsets(view[block_id]) for view in self.parts])
-        starts = (starts - self.buffer.storage_offset()).sort().values
+        starts = (starts - int(self.buffer.storage_offset())).sort().values
         breaks = torch.nonzero(starts.diff() != 1).flatten() + 1
         runs = torch.tensor_split(starts, breaks.tolist())
         return [(int(run[0]), len(run)) for run in runs]
