@@ -16,6 +16,7 @@ from windlass.errors import ConfigError
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 KVCacheDType = Literal["auto", "int8", "fp8", "fp8_e4m3"]
 LoadFormat = Literal["auto", "dummy"]
+Quantization = Literal["int8", "int4"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
@@ -33,12 +34,14 @@ class ModelConfig(_Config, frozen=True):
 
     `model` is a local folder or a hub id; `load_format="dummy"` fills the weights with seeded
     random numbers (benchmarks, tests). `max_model_len` is in tokens, prompt and output together.
+    `quantization` rounds the weights of linear layers while they are loaded.
     """
 
     model: str
     tokenizer: str | None = None
     revision: str | None = None
     dtype: DType = "auto"
+    quantization: Quantization | None = None
     load_format: LoadFormat = "auto"
     max_model_len: int | None = None
     seed: int = 0
@@ -151,7 +154,8 @@ class ModelInfo(_Config, frozen=True):
 
     `kv_cache_dtype` is "auto" for a cache in the model's `dtype`, else "int8" or "fp8".
     Sizes in tokens (`max_model_len`, `block_size`), blocks (`num_blocks`), bytes (`weight_bytes`,
-    `kv_cache_bytes`), seconds (`load_seconds`).
+    `kv_cache_bytes`), seconds (`load_seconds`). `dtype` is that of activations, and of weights
+    unless `quantization` says otherwise.
     """
 
     model: str
@@ -170,3 +174,4 @@ class ModelInfo(_Config, frozen=True):
     load_seconds: float
     eos_token_ids: tuple[int, ...] = ()
     kv_cache_dtype: str = "auto"
+    quantization: Quantization | None = None

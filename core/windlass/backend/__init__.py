@@ -7,13 +7,16 @@ from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport,
 from windlass.backend.collectives import Collectives, TorchCollectives
 from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.layer import ForwardContext, LayerFunction, LayerParts, LayerWeights
+from windlass.backend.linear import Linear
 from windlass.backend.ops import OpRegistry
 from windlass.backend.torch_allocator import TorchAllocator
 from windlass.backend.torch_attention import TorchAttention
 from windlass.backend.torch_backend import TorchBackend
 from windlass.backend.torch_device import AcceleratorDevice, HostDevice
-from windlass.config import BackendConfig
+from windlass.config import BackendConfig, Quantization
 from windlass.kernels.linear import DenseWeight, PackedWeight
+from windlass.kernels.quantization import QuantizedWeight
 
 __all__ = [
     "SUPPORTED",
@@ -29,6 +32,7 @@ __all__ = [
     "DenseWeight",
     "Device",
     "Event",
+    "ForwardContext",
     "Graph",
     "GraphPool",
     "GraphSupport",
@@ -37,11 +41,17 @@ __all__ = [
     "KVLayout",
     "KVPool",
     "KVSpec",
+    "LayerFunction",
+    "LayerParts",
+    "LayerWeights",
+    "Linear",
     "MemoryInfo",
     "MemoryPolicy",
     "OpRegistry",
     "PackedWeight",
     "Profile",
+    "Quantization",
+    "QuantizedWeight",
     "Stream",
     "Support",
     "TorchAllocator",

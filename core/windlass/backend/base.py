@@ -12,6 +12,7 @@ from windlass.backend.capabilities import Capabilities
 from windlass.backend.collectives import Collectives
 from windlass.backend.device import Device
 from windlass.backend.kv_cache import KVLayout, KVSpec
+from windlass.backend.layer import LayerFunction, LayerParts
 from windlass.backend.ops import OpRegistry
 from windlass.plugin.spec import BackendSpec
 
@@ -39,6 +40,14 @@ class Backend(ABC):
     def model_runner(self, config: EngineConfig) -> ModelRunner | None:
         """A runner of the backend's own (no torch needed); None: the core's torch runner."""
         del config
+        return None
+
+    def fuse_layer(self, parts: LayerParts) -> LayerFunction | None:
+        """The whole layer as one call, where the backend has that; None: the ops, one by one.
+
+        Called once for each layer, when its weights are packed.
+        """
+        del parts
         return None
 
     def warmup(self, *, weight_bytes: int) -> None:

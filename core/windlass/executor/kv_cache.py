@@ -117,8 +117,8 @@ def _check_attention(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout
 
 def _refusal(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout: KVLayout) -> str:
     """The first layer that attention cannot run over such a cache, and why; empty: it runs all."""
-    for number, layer in enumerate(loaded.decoder.layers):
-        support = backend.attention.supports(spec, layout, loaded.dtype, layer.attention.params)
+    for number, params in enumerate(loaded.decoder.attention_params):
+        support = backend.attention.supports(spec, layout, loaded.dtype, params)
         if not support:
             return f"layer {number}: {support.reason}"
     return ""

@@ -10,13 +10,12 @@ from typing import TypeVar
 
 import torch
 
-from windlass.backend import AttentionBatch, Backend, Event, KVPool
+from windlass.backend import AttentionBatch, Backend, Event, ForwardContext, KVPool
 from windlass.config import EngineConfig, ModelInfo
 from windlass.executor.kv_cache import allocate_kv_cache
 from windlass.executor.request_table import RequestTable
 from windlass.executor.sampler import SampledStep, Sampler
 from windlass.executor.step_upload import StepUploader, UploadedStep
-from windlass.layers.context import ForwardContext
 from windlass.loader import load_decoder
 from windlass.models.decoder import Decoder
 from windlass.request import Logprob, TokenLogprobs
@@ -94,6 +93,7 @@ class TorchModelRunner:
             load_seconds=time.monotonic() - started,
             eos_token_ids=loaded.eos_token_ids,
             kv_cache_dtype=cache.dtype,
+            quantization=self._config.model.quantization,
         )
 
     def launch(self, plan: StepPlan) -> StepHandle:

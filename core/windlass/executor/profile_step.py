@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import AttentionBatch, Backend, KVLayout, KVPool, KVSpec
+from windlass.backend import AttentionBatch, Backend, ForwardContext, KVLayout, KVPool, KVSpec
 from windlass.config import EngineConfig
-from windlass.layers.context import ForwardContext
 from windlass.loader import LoadedModel
 
 

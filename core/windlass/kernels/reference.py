@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from windlass.kernels.linear import pack_weight
+from windlass.config import Quantization
+from windlass.kernels.linear import DenseWeight, PackedWeight
+from windlass.kernels.quantization import QuantizedWeight
 from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
 
 
@@ -58,9 +60,12 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-def embed(token_ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Rows of `weight` `[V, H]` for int64 ids `[T]`: `[T, H]`."""
-    return F.embedding(token_ids, weight)
+def pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
+    """A weight `[N, K]` of a linear layer for the products to come: as it is, or rounded.
+
+    The caller gives `weight` away.
+    """
+    return DenseWeight(weight) if quantization is None else QuantizedWeight(weight, quantization)
 
 
 REFERENCES: dict[str, Callable[..., Any]] = {
@@ -68,7 +73,6 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "add_rms_norm": add_rms_norm,
     "rope": rope,
     "silu_mul": silu_mul,
-    "embed": embed,
     "pack_weight": pack_weight,
     "penalties": penalties,
     "greedy": greedy,

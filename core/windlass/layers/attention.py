@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import AttentionParams, HeadNorm, OpRegistry
-from windlass.layers.context import ForwardContext
-from windlass.layers.linear import Linear
+from windlass.backend import ForwardContext, LayerParts, OpRegistry
 
 
 class SelfAttention:
-    """Projects, rotates, stores keys and values, attends, projects back: `[T, H]` to `[T, H]`.
+    """Projects, rotates, stores keys and values, attends, projects back: `[T, H]` to `[T, H]`."""
 
-    `qkv` yields query, key and value heads side by side; `cos_sin` is the rotary table, shared
-    by all layers; `window` as in `AttentionParams`.
-    """
-
-    def __init__(
-        self,
-        *,
-        layer: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        window: int,
-        qkv: Linear,
-        o: Linear,
-        norm: HeadNorm | None,
-        cos_sin: torch.Tensor,
-        ops: OpRegistry,
-    ) -> None:
-        self.layer = layer
-        self.heads = [num_heads, num_kv_heads, num_kv_heads]
-        self.head_dim = head_dim
-        self.params = AttentionParams(scale=head_dim**-0.5, window=window)
-        self.qkv = qkv
-        self.o = o
-        self.norm = norm
-        self.cos_sin = cos_sin
+    def __init__(self, parts: LayerParts, ops: OpRegistry) -> None:
+        self.layer = parts.index
+        self.heads = [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads]
+        self.head_dim = parts.head_dim
+        self.params = parts.attention
+        self.qkv = parts.weights.qkv
+        self.o = parts.weights.o
+        self.norm = parts.weights.head_norm
+        self.cos_sin = parts.cos_sin
         self._ops = ops
 
     def __call__(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import OpRegistry
-from windlass.layers.linear import Linear
+from windlass.backend import Linear, OpRegistry
 
 
 class GatedMLP:

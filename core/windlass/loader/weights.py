@@ -7,14 +7,22 @@ one destination, which is packed before the next is made. So no second copy of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm
-from windlass.layers.linear import Linear
+from windlass.backend import (
+    Backend,
+    DenseWeight,
+    HeadNorm,
+    LayerWeights,
+    Linear,
+    PackedWeight,
+    Quantization,
+)
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
-from windlass.models.weights import DecoderWeights, LayerWeights
+from windlass.models.weights import DecoderWeights
 
 Part = tuple[str, int]
 
@@ -36,22 +44,26 @@ class WeightReader:
         self.nbytes += tensor.nbytes
         return tensor
 
-    def linear(self, parts: Sequence[Part], in_features: int, bias: bool = False) -> Linear:
+    def linear(
+        self,
+        parts: Sequence[Part],
+        in_features: int,
+        bias: bool = False,
+        *,
+        quantization: Quantization | None,
+    ) -> Linear:
         """Linear layers over the same input merged into one.
 
         `parts` are (name, out_features); the checkpoint holds `name.weight` and `name.bias`.
         """
-        merged = self._merged(parts, ".weight", in_features)
-        linear = Linear(self._pack_weight(merged), self._merged(parts, ".bias") if bias else None)
+        weight = self._pack_weight(self._merged(parts, ".weight", in_features), quantization)
+        linear = Linear(weight, self._merged(parts, ".bias") if bias else None)
         self.nbytes += linear.nbytes
         return linear
 
-    def tied(self, embedding: torch.Tensor) -> Linear:
-        """An embedding as the output layer; shares its storage unless the backend repacks."""
-        weight = self._pack_weight(embedding)
-        shared = isinstance(weight, DenseWeight) and weight.weight is embedding
-        self.nbytes += 0 if shared else weight.nbytes
-        return Linear(weight)
+    def embedding(self, name: str, rows: int, columns: int) -> PackedWeight:
+        """A table to look rows up in."""
+        return DenseWeight(self.tensor(name + ".weight", rows, columns))
 
     def _merged(self, parts: Sequence[Part], suffix: str, *columns: int) -> torch.Tensor:
         merged = self._empty(sum(rows for _, rows in parts), *columns)
@@ -70,29 +82,38 @@ def read_weights(
     config: DecoderConfig,
     backend: Backend,
     dtype: torch.dtype,
+    quantization: Quantization | None,
     report: Callable[[float], None],
 ) -> DecoderWeights:
     """All weights of a decoder; `report` gets the share that is done.
+
+    Of a quantised model embedding and norms stay in `dtype`, and the output layer, whose errors
+    nothing averages, is never below int8.
 
     Raises:
         ModelError: see `Checkpoint.fill`.
     """
     reader = WeightReader(source, backend, dtype)
     vocab, hidden, prefix = config.vocab_size, config.hidden_size, source.prefix
+    output: Quantization | None = "int8" if quantization else None
     done = vocab * hidden
     report(0.0)
-    embedding = reader.tensor(f"{prefix}embed_tokens.weight", vocab, hidden)
+    table = f"{prefix}embed_tokens"
+    if config.tie_word_embeddings:
+        lm_head = reader.linear([(table, vocab)], hidden, quantization=output)
+    if config.tie_word_embeddings and lm_head.weight.keeps_rows:
+        embedding = lm_head.weight
+    else:
+        embedding = reader.embedding(table, vocab, hidden)
     layers = []
     for layer in range(config.num_layers):
         report(done / config.num_parameters)
-        layers.append(_read_layer(reader, config, f"{prefix}layers.{layer}"))
+        layers.append(_read_layer(reader, config, quantization, f"{prefix}layers.{layer}"))
         done += config.parameters_per_layer
     norm = reader.tensor(f"{prefix}norm.weight", hidden)
-    if config.tie_word_embeddings:
-        lm_head = reader.tied(embedding)
-    else:
+    if not config.tie_word_embeddings:
         report(done / config.num_parameters)
-        lm_head = reader.linear([("lm_head", vocab)], hidden)
+        lm_head = reader.linear([("lm_head", vocab)], hidden, quantization=output)
     report(1.0)
     return DecoderWeights(
         embedding=embedding,
@@ -103,7 +124,10 @@ def read_weights(
     )
 
 
-def _read_layer(reader: WeightReader, config: DecoderConfig, name: str) -> LayerWeights:
+def _read_layer(
+    reader: WeightReader, config: DecoderConfig, quantization: Quantization | None, name: str
+) -> LayerWeights:
+    linear = partial(reader.linear, quantization=quantization)
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     hidden, intermediate = config.hidden_size, config.intermediate_size
     qkv = [
@@ -121,10 +145,10 @@ def _read_layer(reader: WeightReader, config: DecoderConfig, name: str) -> Layer
         )
     return LayerWeights(
         input_norm=reader.tensor(f"{name}.input_layernorm.weight", hidden),
-        qkv=reader.linear(qkv, hidden, config.qkv_bias),
+        qkv=linear(qkv, hidden, config.qkv_bias),
         head_norm=head_norm,
-        o=reader.linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
+        o=linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
         post_attention_norm=reader.tensor(f"{name}.post_attention_layernorm.weight", hidden),
-        gate_up=reader.linear(gate_up, hidden, config.mlp_bias),
-        down=reader.linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
+        gate_up=linear(gate_up, hidden, config.mlp_bias),
+        down=linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
     )

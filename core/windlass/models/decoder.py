@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import Backend, OpRegistry
-from windlass.layers.attention import SelfAttention
-from windlass.layers.context import ForwardContext
-from windlass.layers.mlp import GatedMLP
+from windlass.backend import (
+    AttentionParams,
+    Backend,
+    ForwardContext,
+    LayerParts,
+    LayerWeights,
+)
+from windlass.layers.decoder_layer import DecoderLayer
 from windlass.layers.rotary_embedding import cos_sin_table
 from windlass.models.config import DecoderConfig
-from windlass.models.weights import DecoderWeights, LayerWeights
-
-
-class DecoderLayer:
-    """Attention and feed-forward, each after a norm (pre-norm), around one residual stream."""
-
-    def __init__(
-        self,
-        layer: int,
-        config: DecoderConfig,
-        weights: LayerWeights,
-        cos_sin: torch.Tensor,
-        ops: OpRegistry,
-    ) -> None:
-        self.input_norm = weights.input_norm
-        self.attention = SelfAttention(
-            layer=layer,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            window=config.windows[layer],
-            qkv=weights.qkv,
-            o=weights.o,
-            norm=weights.head_norm,
-            cos_sin=cos_sin,
-            ops=ops,
-        )
-        self.post_attention_norm = weights.post_attention_norm
-        self.mlp = GatedMLP(gate_up=weights.gate_up, down=weights.down, ops=ops)
-        self.eps = config.rms_norm_eps
-        self._rms_norm = ops.rms_norm
-        self._add_rms_norm = ops.add_rms_norm
-
-    def __call__(
-        self,
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
-        positions: torch.Tensor,
-        context: ForwardContext,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(output not yet added to the residual, residual), all `[T, H]`; the first layer gets
-        no residual."""
-        if residual is None:
-            residual, hidden = hidden, self._rms_norm(hidden, self.input_norm, self.eps)
-        else:
-            hidden, residual = self._add_rms_norm(hidden, residual, self.input_norm, self.eps)
-        hidden = self.attention(hidden, positions, context)
-        hidden, residual = self._add_rms_norm(hidden, residual, self.post_attention_norm, self.eps)
-        return self.mlp(hidden), residual
+from windlass.models.weights import DecoderWeights
 
 
 class Decoder:
@@ -70,7 +26,6 @@ class Decoder:
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights, backend: Backend) -> None:
         self.config = config
-        ops = backend.ops
         cos_sin = cos_sin_table(
             config.rope.inv_freq,
             config.rope.attention_scaling,
@@ -78,14 +33,17 @@ class Decoder:
             backend.device.torch_device,
         )
         self.embedding = weights.embedding
+        parts = [
+            _parts(index, config, layer_weights, cos_sin)
+            for index, layer_weights in enumerate(weights.layers)
+        ]
+        self.attention_params = [part.attention for part in parts]
         self.layers = [
-            DecoderLayer(layer, config, layer_weights, cos_sin, ops)
-            for layer, layer_weights in enumerate(weights.layers)
+            backend.fuse_layer(part) or DecoderLayer(part, backend.ops) for part in parts
         ]
         self.norm = weights.norm
         self.lm_head = weights.lm_head
-        self._embed = ops.embed
-        self._add_rms_norm = ops.add_rms_norm
+        self._add_rms_norm = backend.ops.add_rms_norm
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, context: ForwardContext
@@ -94,7 +52,7 @@ class Decoder:
 
         Keys and values of the tokens are in the context's pool afterwards.
         """
-        hidden: torch.Tensor = self._embed(token_ids, self.embedding)
+        hidden: torch.Tensor = self.embedding.rows(token_ids)
         residual: torch.Tensor | None = None
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, positions, context)
@@ -104,3 +62,18 @@ class Decoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits `[R, V]` of hidden states `[R, H]`."""
         return self.lm_head.float32(hidden)
+
+
+def _parts(
+    index: int, config: DecoderConfig, weights: LayerWeights, cos_sin: torch.Tensor
+) -> LayerParts:
+    return LayerParts(
+        index=index,
+        weights=weights,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        eps=config.rms_norm_eps,
+        attention=AttentionParams(scale=config.head_dim**-0.5, window=config.windows[index]),
+        cos_sin=cos_sin,
+    )

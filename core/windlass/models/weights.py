@@ -6,32 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
-from windlass.backend import HeadNorm
-from windlass.layers.linear import Linear
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """One layer. Norm weights are `[H]`; `qkv` and `gate_up` are merged along their outputs."""
-
-    input_norm: torch.Tensor
-    qkv: Linear
-    head_norm: HeadNorm | None
-    o: Linear
-    post_attention_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+from windlass.backend import LayerWeights, Linear, PackedWeight
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderWeights:
-    """A whole decoder: `embedding` `[V, H]`, `norm` `[H]`.
+    """A whole decoder: `embedding` `[V, H]`, of which rows are looked up, and `norm` `[H]`.
 
-    `nbytes` is the memory that they take; a tied embedding that the backend multiplies with as
-    it is counts once.
+    `nbytes` is the memory that they take. A tied embedding is the weight of `lm_head`, held and
+    counted once, if that keeps its rows.
     """
 
-    embedding: torch.Tensor
+    embedding: PackedWeight
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     lm_head: Linear

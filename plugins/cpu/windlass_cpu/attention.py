@@ -65,7 +65,7 @@ class _Shape(ctypes.Structure):
     ]
 
 
-class _Call(ctypes.Structure):
+class AttentionCall(ctypes.Structure):
     """`AttentionCall` of `csrc/attention.h`."""
 
     _fields_: ClassVar = [
@@ -86,7 +86,7 @@ class _Call(ctypes.Structure):
     ]
 
 
-class _PoolAddresses:
+class PoolAddresses:
     """Where each layer of a pool lies: looked up once, not at every call."""
 
     def __init__(self, pool: KVPool) -> None:
@@ -95,12 +95,25 @@ class _PoolAddresses:
         self.values = _sides(pool.values, pool.value_scales)
         self.format = CACHE_FORMATS.get(pool.spec.dtype, 0)
 
+    def place_rope(self, call: RopeCall, layer: int) -> None:
+        """Say where the layer's keys and values go."""
+        call.keys, call.values = self.keys[layer], self.values[layer]
+        call.block_size, call.cache_format = self.pool.block_size, self.format
 
-class _Plan:
+    def place_attention(self, call: AttentionCall, layer: int, params: AttentionParams) -> None:
+        """Say where the layer's keys and values are, and what it does with them."""
+        keys, values = self.keys[layer], self.values[layer]
+        call.keys, call.key_scales = keys.numbers, keys.scales
+        call.values, call.value_scales = values.numbers, values.scales
+        call.sinks = None if params.sinks is None else params.sinks.data_ptr()
+        call.scale, call.softcap = params.scale, params.softcap
+
+
+class Plan:
     """A step's tensors, and a list of tasks for each window, made when a layer first has it."""
 
     def __init__(
-        self, library: ctypes.CDLL, batch: AttentionBatch, addresses: _PoolAddresses
+        self, library: ctypes.CDLL, batch: AttentionBatch, addresses: PoolAddresses
     ) -> None:
         self._library = library
         # The tasks point into these tensors.
@@ -111,7 +124,9 @@ class _Plan:
         )
         self._addresses = addresses
         self._tasks: dict[tuple[int, int, torch.dtype], int] = {}
-        self.call = _Call()
+        self.call = AttentionCall()
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._addresses_of_rows = (0, 0)
 
     def tasks(self, num_heads: int, window: int, dtype: torch.dtype) -> int:
         """Address of the tasks of the layers with this window."""
@@ -121,6 +136,13 @@ class _Plan:
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
             self._tasks[num_heads, window, dtype] = tasks
         return tasks
+
+    def rows_of(self, positions: torch.Tensor, slot_mapping: torch.Tensor) -> tuple[int, int]:
+        """Addresses of the step's positions and slots, which are the same for every layer."""
+        if self._rows is None:
+            self._rows = (positions.contiguous(), _slots(slot_mapping))
+            self._addresses_of_rows = (self._rows[0].data_ptr(), self._rows[1].data_ptr())
+        return self._addresses_of_rows
 
     def _shape(self, num_heads: int, window: int, dtype: torch.dtype) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
@@ -159,12 +181,13 @@ class CpuAttention(Attention):
 
     def __init__(self) -> None:
         self._library = _declared(load_library())
-        self._last_addresses: _PoolAddresses | None = None
+        self._last_addresses: PoolAddresses | None = None
 
-    def _addresses(self, pool: KVPool) -> _PoolAddresses:
+    def addresses(self, pool: KVPool) -> PoolAddresses:
+        """Where the pool's layers lie."""
         addresses = self._last_addresses
         if addresses is None or addresses.pool is not pool:
-            addresses = self._last_addresses = _PoolAddresses(pool)
+            addresses = self._last_addresses = PoolAddresses(pool)
         return addresses
 
     def supports(
@@ -195,7 +218,7 @@ class CpuAttention(Attention):
     def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
         """Keep the step; tasks are cut when a layer asks, for they depend on its window."""
         del capture
-        return _Plan(self._library, batch, self._addresses(pool))
+        return Plan(self._library, batch, self.addresses(pool))
 
     def write_kv(
         self,
@@ -207,7 +230,7 @@ class CpuAttention(Attention):
     ) -> None:
         """Copy each head of each token to its slot, or round it to bytes there."""
         slots = _slots(slot_mapping)
-        addresses = self._addresses(pool)
+        addresses = self.addresses(pool)
         for new, sides in ((key, addresses.keys), (value, addresses.values)):
             heads = unit_stride(new)
             call = WriteCall(
@@ -243,7 +266,7 @@ class CpuAttention(Attention):
             )
         value = unit_stride(value)
         positions, slots = positions.contiguous(), _slots(slot_mapping)
-        addresses = self._addresses(pool)
+        addresses = self.addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
             head_rows(key, None, None if norm is None else norm.key),
@@ -255,12 +278,9 @@ class CpuAttention(Attention):
             cos_sin.data_ptr(),
             cos_sin.shape[1],
             slots.data_ptr(),
-            addresses.keys[layer],
-            addresses.values[layer],
-            pool.block_size,
-            0.0 if norm is None else norm.eps,
-            addresses.format,
+            eps=0.0 if norm is None else norm.eps,
         )
+        addresses.place_rope(call, layer)
         row_library().windlass_rope(ctypes.byref(call), len(query), DTYPE_CODES[query.dtype])
         return query
 
@@ -275,20 +295,15 @@ class CpuAttention(Attention):
         lse: torch.Tensor | None = None,
     ) -> None:
         """Attention of the step's queries over the cache."""
-        assert isinstance(plan, _Plan)
+        assert isinstance(plan, Plan)
         query = unit_stride(query)
-        call, addresses = plan.call, self._addresses(pool)
+        call, addresses = plan.call, self.addresses(pool)
         call.query = query.data_ptr()
         call.out = out.data_ptr()
-        keys, values = addresses.keys[layer], addresses.values[layer]
-        call.keys, call.key_scales = keys.numbers, keys.scales
-        call.values, call.value_scales = values.numbers, values.scales
         call.lse = None if lse is None else lse.data_ptr()
-        call.sinks = None if params.sinks is None else params.sinks.data_ptr()
+        addresses.place_attention(call, layer, params)
         call.query_token_stride, call.query_head_stride, _ = query.stride()
         call.out_token_stride, call.out_head_stride, _ = out.stride()
-        call.scale = params.scale
-        call.softcap = params.softcap
         tasks = plan.tasks(query.shape[1], params.window, query.dtype)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
 

@@ -9,10 +9,20 @@ from typing import ClassVar
 
 import torch
 
-from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, TorchBackend
+from windlass.backend import (
+    BackendConfig,
+    Capabilities,
+    KVLayout,
+    KVSpec,
+    LayerFunction,
+    LayerParts,
+    TorchBackend,
+)
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
-from windlass_cpu.library import library_path
+from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
+from windlass_cpu.layer import FusedLayer, supports_layer
+from windlass_cpu.library import library_path, set_threads
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -44,9 +54,9 @@ class CpuBackend(TorchBackend):
     ) -> None:
         super().__init__(spec, config, arch=arch, op_providers=op_providers)
         self.allocator = CpuAllocator(self.device, self.capabilities)
+        # An order of ops that the user gave must be followed.
+        self._fuses = not config.ops
         if library_path() is not None:
-            from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
-
             self.attention = CpuAttention()
             self.capabilities = replace(self.capabilities, block_multiple=BLOCK_MULTIPLE)
 
@@ -55,7 +65,15 @@ class CpuBackend(TorchBackend):
         del spec
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
 
+    def fuse_layer(self, parts: LayerParts) -> LayerFunction | None:
+        """The kernels' own layer where they take all of it."""
+        if not isinstance(self.attention, CpuAttention) or not self._fuses:
+            return None
+        return FusedLayer(parts, self.attention) if supports_layer(parts) else None
+
     def warmup(self, *, weight_bytes: int) -> None:
         """Run a small model on one thread."""
         if weight_bytes < _SMALL_MODEL:
             torch.set_num_threads(1)
+            if library_path() is not None:
+                set_threads(1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from windlass.backend import SUPPORTED, PackedWeight, Support
+from windlass.backend import SUPPORTED, PackedWeight, Quantization, Support
 from windlass_cpu.library import load_library
 
 _HUGE_PAGE = 2 << 20
@@ -47,6 +47,14 @@ def kernels(weight_format: str) -> Kernels:
     return Kernels(packed_bytes, pack, multiply)
 
 
+@cache
+def _gather() -> Callable[..., int]:
+    gather = load_library().windlass_linear_bf16_rows
+    gather.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER]
+    gather.restype = _FLAG
+    return gather
+
+
 def _allocate(nbytes: int) -> tuple[torch.Tensor, int]:
     """Memory on huge pages where the system gives them: its owner and its address."""
     memory = torch.empty(nbytes + _HUGE_PAGE, dtype=torch.uint8)
@@ -78,7 +86,7 @@ class KernelWeight(PackedWeight):
             )
         self.nbytes = functions.packed_bytes(self.out_features, self.in_features)
         self._memory, self.address = _allocate(self.nbytes)
-        self._multiply: Callable[..., Any] = functions.multiply
+        self._multiply: Any = functions.multiply
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
         functions.pack(
             rows.data_ptr(),
@@ -87,6 +95,11 @@ class KernelWeight(PackedWeight):
             *rows.shape,
             self.address,
         )
+
+    @property
+    def multiply_address(self) -> int:
+        """Where the C function lies that multiplies with this weight."""
+        return ctypes.cast(self._multiply, _POINTER).value or 0
 
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x` `[T, K]` times the transposed weight, plus `bias` `[N]`: `[T, N]`, all bf16."""
@@ -138,6 +151,16 @@ class Bf16Weight(KernelWeight):
 
     weight_format = "bf16"
     sources = (torch.bfloat16,)
+    keeps_rows = True
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` (int64 `[T]`), gathered from the panels: bf16 `[T, K]`, exact."""
+        ids = ids.contiguous()
+        rows = torch.empty((len(ids), self.in_features), dtype=torch.bfloat16)
+        shape = (self.out_features, self.in_features)
+        if _gather()(self.address, *shape, ids.data_ptr(), len(ids), rows.data_ptr()) != 0:
+            raise IndexError(f"ids: rows are 0 to {self.out_features - 1}")
+        return rows
 
 
 class Int8Weight(KernelWeight):
@@ -158,19 +181,29 @@ class Int4Group128Weight(KernelWeight):
     weight_format = "int4_group128"
 
 
-def supports_pack_weight(weight: torch.Tensor) -> Support:
+FORMATS: dict[Quantization | None, type[KernelWeight]] = {
+    None: Bf16Weight,
+    "int8": Int8Weight,
+    "int4": Int4Weight,
+}
+
+
+def supports_pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> Support:
     """Whether the kernels take `weight`: bf16 `[N, K]` on the CPU."""
     if weight.device.type != "cpu" or weight.dim() != 2:
         return Support.no("the weight is not a matrix on the CPU")
     if weight.dtype is not torch.bfloat16:
         return Support.no(f"the kernels multiply bfloat16, not {weight.dtype}")
+    packing = FORMATS[quantization]
+    if weight.shape[1] > packing.most_inputs:
+        return Support.no(f"the kernels sum at most {packing.most_inputs} inputs")
     try:
-        kernels(Bf16Weight.weight_format)
+        kernels(packing.weight_format)
     except (OSError, AttributeError) as exc:
         return Support.no(f"the kernel library cannot be used: {exc}")
     return SUPPORTED
 
 
-def pack_weight(weight: torch.Tensor) -> PackedWeight:
-    """Pack a bf16 `weight` `[N, K]`; it is not needed any more afterwards."""
-    return Bf16Weight(weight)
+def pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
+    """Pack a bf16 `weight` `[N, K]`, rounded if asked for; it is not needed any more afterwards."""
+    return FORMATS[quantization](weight)

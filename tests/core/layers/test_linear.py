@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from windlass.backend import DenseWeight, OpRegistry
+from windlass.backend import DenseWeight, Linear, OpRegistry
 from windlass.kernels import REFERENCES
-from windlass.layers.linear import Linear
 from windlass.layers.mlp import GatedMLP
 
 

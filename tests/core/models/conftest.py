@@ -11,9 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from windlass.backend import Attention, AttentionBatch, Backend, KVPool, KVSpec, TorchBackend
+from windlass.backend import (
+    Attention,
+    AttentionBatch,
+    Backend,
+    ForwardContext,
+    KVPool,
+    KVSpec,
+    TorchBackend,
+)
 from windlass.config import BackendConfig
-from windlass.layers.context import ForwardContext
 from windlass.loader import LoadedModel
 from windlass.plugin.spec import BackendSpec
 

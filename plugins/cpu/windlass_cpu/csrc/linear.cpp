@@ -7,11 +7,8 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
-#include <memory>
-#include <new>
-
 #include "parallel.h"
+#include "scratch.h"
 
 namespace windlass {
 namespace {
@@ -28,25 +25,6 @@ int64_t l2_bytes() {
   if (found > 0) return found;
 #endif
   return 1 << 20;
-}
-
-struct Free {
-  void operator()(char* memory) const { std::free(memory); }
-};
-
-// Memory that grows and is kept by the calling thread; contents are lost.
-char* scratch(int64_t bytes) {
-  thread_local std::unique_ptr<char, Free> memory;
-  thread_local int64_t capacity = 0;
-  if (bytes > capacity) {
-    const int64_t rounded = divide_up(bytes, 4096) * 4096;
-    memory.reset();
-    capacity = 0;
-    memory.reset(static_cast<char*>(std::aligned_alloc(kLine, rounded)));
-    if (!memory) throw std::bad_alloc();
-    capacity = rounded;
-  }
-  return memory.get();
 }
 
 // Parts of `rows` rows, none larger than `most`, as equal as can be.
@@ -69,7 +47,9 @@ class Product {
 
   void run() {
     const int64_t block = block_rows(), most = block * blocks_at_once();
-    packed_ = scratch((call_.rows < most ? call_.rows : most) * row_bytes_);
+    static thread_local Scratch scratch;
+    packed_ = static_cast<char*>(
+        scratch.at_least((call_.rows < most ? call_.rows : most) * row_bytes_));
     for (int64_t first = 0; first < call_.rows; first += most) {
       const int64_t left = call_.rows - first;
       const Parts blocks(left < most ? left : most, block);
@@ -87,7 +67,7 @@ class Product {
 
   // Blocks packed at once: enough that every thread has tasks.
   int64_t blocks_at_once() const {
-    return divide_up(kTasksPerThread * omp_get_max_threads(), panels_);
+    return divide_up(kTasksPerThread * num_threads(), panels_);
   }
 
   void pack(int64_t first, const Parts& blocks) {

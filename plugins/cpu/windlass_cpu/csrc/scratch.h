@@ -1,12 +1,28 @@
-// Working memory of a thread, kept from call to call.
+// Working memory that is kept from call to call.
 #pragma once
 
 #include <cstdint>
 
 namespace windlass {
 
-// At least `bytes` of this thread's own memory, 64-byte aligned; the next call may hand out the
-// same again. Freed when the thread ends.
+// Memory that grows to what was asked for; its contents are lost when it grows.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch();
+
+  // At least `bytes`, 64-byte aligned; the next call may hand out the same again.
+  void* at_least(int64_t bytes);
+
+ private:
+  void* memory_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// At least `bytes` of this thread's own memory, for a kernel's inner part. Freed when the thread
+// ends.
 void* thread_scratch(int64_t bytes);
 
 }  // namespace windlass

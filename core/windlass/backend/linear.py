@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import PackedWeight
+from windlass.kernels.linear import PackedWeight
 
 
 class Linear:

@@ -1,0 +1,66 @@
+"""One decoder layer: its parts as a model hands them over, and what a backend may make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from windlass.backend.attention import Attention, AttentionParams, HeadNorm
+from windlass.backend.kv_cache import KVPool
+from windlass.backend.linear import Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWeights:
+    """Packed weights; `qkv` and `gate_up` are merged along their outputs. Norm weights `[H]`."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    head_norm: HeadNorm | None
+    o: Linear
+    post_attention_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParts:
+    """Everything that defines a pre-norm decoder layer with grouped-query attention and SwiGLU.
+
+    `index` counts from 0; `eps` belongs to the layer's norms; `cos_sin` is the float32 rotary table
+    `[positions, rotated]`, shared by all layers.
+    """
+
+    index: int
+    weights: LayerWeights
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    attention: AttentionParams
+    cos_sin: torch.Tensor
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """The step's attention: planned once, used by every layer.
+
+    `slot_mapping` is `[T]` in the pool layout's slot dtype, -1 for padding.
+    """
+
+    attention: Attention
+    pool: KVPool
+    plan: object
+    slot_mapping: torch.Tensor
+
+
+LayerFunction = Callable[
+    [torch.Tensor, torch.Tensor | None, torch.Tensor, ForwardContext],
+    tuple[torch.Tensor, torch.Tensor],
+]
+"""`(hidden, residual, positions, context)` to `(output not yet added to the residual, residual)`.
+
+`hidden` and both results are `[T, H]`, `positions` int64 `[T]`; the first layer gets no residual.
+The function may overwrite what it is given, but for the positions."""

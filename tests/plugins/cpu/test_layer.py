@@ -1,0 +1,169 @@
+"""A fused decoder layer equals the ops, one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from windlass.backend import (
+    AttentionParams,
+    BackendConfig,
+    ForwardContext,
+    HeadNorm,
+    KVLayout,
+    LayerParts,
+    LayerWeights,
+    Linear,
+)
+from windlass.kernels.linear import DenseWeight
+from windlass.layers.decoder_layer import DecoderLayer
+from windlass.layers.rotary_embedding import cos_sin_table
+from windlass.testing.paged_step import PagedStep, build_step
+from windlass_cpu.backend import CpuBackend
+from windlass_cpu.layer import FusedLayer
+from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
+from windlass_cpu.linear import Bf16Weight
+from windlass_cpu.plugin import SPEC, windlass_op_providers
+
+pytestmark = pytest.mark.skipif(library_path() is None, reason="the kernels were not built")
+
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE = 96, 6, 2, 32, 160
+
+
+@pytest.fixture(scope="module")
+def backend() -> CpuBackend:
+    return CpuBackend(SPEC, BackendConfig(), op_providers=windlass_op_providers("cpu", ""))
+
+
+@pytest.fixture(params=["scalar", "best"])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = best_isa() if request.param == "best" else request.param
+    assert name in ISA_NAMES
+    force_isa(name)
+    yield name
+    force_isa(best_isa())
+
+
+def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return (torch.randn(*shape, generator=generator) * scale).bfloat16()
+
+
+def parts(*, biased: bool, normed: bool, window: int = 0) -> LayerParts:
+    """A layer with random weights, packed for the kernels."""
+
+    def linear(outputs: int, inputs: int) -> Linear:
+        weight = Bf16Weight(random(outputs, inputs, scale=inputs**-0.5))
+        return Linear(weight, random(outputs, seed=1) if biased else None)
+
+    heads = HeadNorm(random(HEAD_DIM, seed=2), random(HEAD_DIM, seed=3), 1e-6) if normed else None
+    return LayerParts(
+        index=1,
+        weights=LayerWeights(
+            input_norm=random(HIDDEN, seed=4),
+            qkv=linear((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
+            head_norm=heads,
+            o=linear(HIDDEN, HEADS * HEAD_DIM),
+            post_attention_norm=random(HIDDEN, seed=5),
+            gate_up=linear(2 * INTERMEDIATE, HIDDEN),
+            down=linear(HIDDEN, INTERMEDIATE),
+        ),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        eps=1e-6,
+        attention=AttentionParams(scale=HEAD_DIM**-0.5, window=window),
+        cos_sin=cos_sin_table(
+            tuple(10_000 ** (-2 * i / HEAD_DIM) for i in range(HEAD_DIM // 2)),
+            1.0,
+            256,
+            torch.device("cpu"),
+        ),
+    )
+
+
+def step_of(backend: CpuBackend) -> PagedStep:
+    """Two decodes and a prefill chunk whose slots are in the batch; the last token is padding."""
+    step = build_step(
+        backend,
+        query_lens=[1, 1, 5],
+        seq_lens=[40, 3, 21],
+        layout=KVLayout(order="LBHNC", block_size=16),
+        num_heads=HEADS,
+        num_kv_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        dtype=torch.bfloat16,
+    )
+    table, size = step.batch.block_table, step.pool.block_size
+    slots = [
+        int(table[request, position // size]) * size + position % size
+        for request, position in tokens()
+    ]
+    step.batch.slot_mapping = torch.tensor([*slots[:-1], -1])
+    return step
+
+
+def tokens() -> list[tuple[int, int]]:
+    """Request and position of every token of the step."""
+    return [(0, 39), (1, 2), *((2, position) for position in range(16, 21))]
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("biased", "normed", "window"), [(False, True, 0), (True, False, 0), (False, True, 7)]
+)
+def test_a_fused_layer_equals_its_ops(
+    isa: str, backend: CpuBackend, biased: bool, normed: bool, window: int, first: bool
+) -> None:
+    layer = parts(biased=biased, normed=normed, window=window)
+    fused = backend.fuse_layer(layer)
+    assert isinstance(fused, FusedLayer)
+    positions = torch.tensor([position for _, position in tokens()])
+    results = []
+    for function in (DecoderLayer(layer, backend.ops), fused):
+        step = step_of(backend)
+        context = ForwardContext(
+            backend.attention,
+            step.pool,
+            backend.attention.plan(step.batch, step.pool),
+            step.batch.slot_mapping,
+        )
+        residual = None if first else random(len(positions), HIDDEN, seed=7)
+        hidden = random(len(positions), HIDDEN, seed=8)
+        output, residual = function(hidden, residual, positions, context)
+        results.append((output, residual, step.pool.buffer))
+    for expected, got in zip(*results, strict=True):
+        assert torch.equal(expected, got)
+    assert results[0][0].isfinite().all()
+
+
+def test_a_layer_follows_the_pool_it_is_called_with(backend: CpuBackend) -> None:
+    layer = parts(biased=False, normed=False)
+    fused = backend.fuse_layer(layer)
+    assert fused is not None
+    positions = torch.tensor([position for _, position in tokens()])
+    outputs = []
+    for _ in range(2):
+        step = step_of(backend)
+        plan = backend.attention.plan(step.batch, step.pool)
+        context = ForwardContext(backend.attention, step.pool, plan, step.batch.slot_mapping)
+        outputs.append(fused(random(len(positions), HIDDEN), None, positions, context)[0])
+    assert torch.equal(*outputs)
+
+
+def test_what_the_kernels_do_not_take_is_left_to_the_ops(backend: CpuBackend) -> None:
+    layer = parts(biased=False, normed=False)
+    dense = Linear(DenseWeight(random(HIDDEN, INTERMEDIATE)))
+    mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, down=dense))
+    assert backend.fuse_layer(mixed) is None
+    wide = dataclasses.replace(layer, head_dim=2048)
+    assert backend.fuse_layer(wide) is None
+
+
+def test_an_order_of_ops_given_by_the_user_is_followed() -> None:
+    config = BackendConfig(ops={"rms_norm": ["reference"]})
+    chosen = CpuBackend(SPEC, config, op_providers=windlass_op_providers("cpu", ""))
+    assert chosen.fuse_layer(parts(biased=False, normed=False)) is None
