@@ -85,7 +85,7 @@ def parts(*, biased: bool, normed: bool, window: int = 0) -> LayerParts:
     )
 
 
-def step_of(backend: CpuBackend) -> PagedStep:
+def step_of(backend: CpuBackend, kv_dtype: torch.dtype | None = None) -> PagedStep:
     """Two decodes and a prefill chunk whose slots are in the batch; the last token is padding."""
     step = build_step(
         backend,
@@ -96,6 +96,7 @@ def step_of(backend: CpuBackend) -> PagedStep:
         num_kv_heads=KV_HEADS,
         head_dim=HEAD_DIM,
         dtype=torch.bfloat16,
+        kv_dtype=kv_dtype,
     )
     table, size = step.batch.block_table, step.pool.block_size
     slots = [
@@ -113,10 +114,23 @@ def tokens() -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize(
-    ("biased", "normed", "window"), [(False, True, 0), (True, False, 0), (False, True, 7)]
+    ("biased", "normed", "window", "kv_dtype"),
+    [
+        (False, True, 0, None),
+        (True, False, 0, None),
+        (False, True, 7, None),
+        (False, True, 0, torch.int8),
+        (True, False, 7, torch.float8_e4m3fn),
+    ],
 )
 def test_a_fused_layer_equals_its_ops(
-    isa: str, backend: CpuBackend, biased: bool, normed: bool, window: int, first: bool
+    isa: str,
+    backend: CpuBackend,
+    biased: bool,
+    normed: bool,
+    window: int,
+    kv_dtype: torch.dtype | None,
+    first: bool,
 ) -> None:
     layer = parts(biased=biased, normed=normed, window=window)
     fused = backend.fuse_layer(layer)
@@ -124,7 +138,7 @@ def test_a_fused_layer_equals_its_ops(
     positions = torch.tensor([position for _, position in tokens()])
     results = []
     for function in (DecoderLayer(layer, backend.ops), fused):
-        step = step_of(backend)
+        step = step_of(backend, kv_dtype)
         context = ForwardContext(
             backend.attention,
             step.pool,
