@@ -62,6 +62,8 @@ def _device(device: DeviceDescription) -> str:
     facts = [device.name, device.arch]
     if device.total_bytes:
         facts.append(f"{device.total_bytes / 2**30:.1f} GiB")
+    if device.numa_node is not None:
+        facts.append(f"NUMA node {device.numa_node}")
     if device.driver:
         facts.append(f"driver {device.driver}")
     return ", ".join(fact for fact in facts if fact)

@@ -1,12 +1,14 @@
-"""How much host memory this process may use: the machine's, or its container's limit.
+"""How much host memory this process may use: the machine's, its NUMA nodes', its container's.
 
-Reads /proc/meminfo and the control group (v2 and v1) of this process; no torch.
+Reads /proc/meminfo, the NUMA nodes and the control group (v2 and v1) of this process; no torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from windlass.plugin.numa import NODES, numa_nodes
 
 _UNLIMITED = 1 << 60
 
@@ -19,11 +21,18 @@ class HostMemory:
     available: int
 
 
-def host_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> HostMemory:
-    """Memory of the machine, cut down to every control group limit above this process."""
+def host_memory(
+    proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"), nodes: Path = NODES
+) -> HostMemory:
+    """Memory of the machine, cut down to the NUMA nodes that this process runs on and to every
+    control group limit above it."""
     info = _meminfo(proc / "meminfo")
     total = info.get("MemTotal", 0)
     available = info.get("MemAvailable", info.get("MemFree", total))
+    local = numa_nodes(proc, nodes)
+    if local:
+        total = min(total, sum(node.total for node in local))
+        available = min(available, sum(node.available for node in local))
     for limit, used in _cgroup_limits(proc, cgroup):
         total = min(total, limit) if total else limit
         available = min(available, max(limit - used, 0))

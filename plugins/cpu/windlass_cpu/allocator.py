@@ -1,20 +1,32 @@
-"""Host memory for the KV cache: pages straight from the kernel, filled with zeros when touched."""
+"""Memory of the KV cache on the host."""
 
 from __future__ import annotations
 
-import mmap
-
 import torch
 
-from windlass.backend import TorchAllocator
+from windlass.backend import Capabilities, Device, TorchAllocator
+from windlass_cpu.memory import Prefault, map_memory
 
 
 class CpuAllocator(TorchAllocator):
     """Maps anonymous memory: reserving gigabytes takes no time, and unused blocks no memory."""
 
+    def __init__(self, device: Device, capabilities: Capabilities) -> None:
+        super().__init__(device, capabilities)
+        self._prefaults: dict[str, Prefault] = {}
+
     def allocate(self, nbytes: int) -> torch.Tensor:
-        """Zero-filled uint8 `[nbytes]`, in huge pages where the system has them to give."""
-        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            pages.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(pages, dtype=torch.uint8)
+        """Zero-filled uint8 `[nbytes]`, on huge pages where the system has them to give."""
+        return map_memory(nbytes)
+
+    def prefault(self) -> None:
+        """Start touching what is reserved, in the background."""
+        for tag, memory in self._reserved.items():
+            self._prefaults[tag] = Prefault(memory)
+
+    def release(self, tag: str) -> None:
+        """Drop the buffer."""
+        prefault = self._prefaults.pop(tag, None)
+        if prefault is not None:
+            prefault.stop()
+        super().release(tag)

@@ -23,6 +23,7 @@ from windlass_cpu.allocator import CpuAllocator
 from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
 from windlass_cpu.layer import FusedLayer, supports_layer
 from windlass_cpu.library import library_path, set_threads
+from windlass_cpu.node_binding import bind_to_node
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -33,7 +34,8 @@ class CpuBackend(TorchBackend):
     """Head-major blocks of 32 tokens: a head's keys in a block lie side by side.
 
     Without a word from the user weights and KV cache take at most half of the memory that the
-    container may use, and the cache at most 4 GiB: a CPU is seldom alone with its memory.
+    container may use, and the cache at most 4 GiB: a CPU is seldom alone with its memory. On a
+    machine of several NUMA nodes each is a device, and the process is bound to the one it uses.
     """
 
     default_capabilities: ClassVar[Capabilities | None] = Capabilities(
@@ -53,7 +55,10 @@ class CpuBackend(TorchBackend):
         op_providers: Iterable[OpProvider] = (),
     ) -> None:
         super().__init__(spec, config, arch=arch, op_providers=op_providers)
-        self.allocator = CpuAllocator(self.device, self.capabilities)
+        node = bind_to_node(config.device_index)
+        if node is not None:
+            _use_threads(min(torch.get_num_threads(), len(node.cpus)))
+        self.allocator: CpuAllocator = CpuAllocator(self.device, self.capabilities)
         # An order of ops that the user gave must be followed.
         self._fuses = not config.ops
         if library_path() is not None:
@@ -72,8 +77,14 @@ class CpuBackend(TorchBackend):
         return FusedLayer(parts, self.attention) if supports_layer(parts) else None
 
     def warmup(self, *, weight_bytes: int) -> None:
-        """Run a small model on one thread."""
+        """Run a small model on one thread; touch the cache of a larger one ahead of use."""
         if weight_bytes < _SMALL_MODEL:
-            torch.set_num_threads(1)
-            if library_path() is not None:
-                set_threads(1)
+            _use_threads(1)
+        elif library_path() is not None:
+            self.allocator.prefault()
+
+
+def _use_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    if library_path() is not None:
+        set_threads(count)

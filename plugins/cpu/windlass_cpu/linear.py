@@ -11,8 +11,8 @@ import torch
 
 from windlass.backend import SUPPORTED, PackedWeight, Quantization, Support
 from windlass_cpu.library import load_library
+from windlass_cpu.memory import map_memory
 
-_HUGE_PAGE = 2 << 20
 _POINTER, _SIZE, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
@@ -55,16 +55,6 @@ def _gather() -> Callable[..., int]:
     return gather
 
 
-def _allocate(nbytes: int) -> tuple[torch.Tensor, int]:
-    """Memory on huge pages where the system gives them: its owner and its address."""
-    memory = torch.empty(nbytes + _HUGE_PAGE, dtype=torch.uint8)
-    address = -(-memory.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
-    advise = load_library().windlass_linear_advise_huge_pages
-    advise.argtypes, advise.restype = [_POINTER, _SIZE], None
-    advise(address, nbytes)
-    return memory, address
-
-
 class KernelWeight(PackedWeight):
     """A weight `[N, K]` in panels of 32 output channels, in one of the kernels' formats.
 
@@ -85,7 +75,8 @@ class KernelWeight(PackedWeight):
                 f"{self.most_inputs} inputs, got {weight.dtype} {list(weight.shape)}"
             )
         self.nbytes = functions.packed_bytes(self.out_features, self.in_features)
-        self._memory, self.address = _allocate(self.nbytes)
+        self._memory = map_memory(self.nbytes)
+        self.address = self._memory.data_ptr()
         self._multiply: Any = functions.multiply
         rows = weight if weight.stride(1) == 1 else weight.contiguous()
         functions.pack(

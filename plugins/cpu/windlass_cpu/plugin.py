@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 from windlass.plugin import (
@@ -15,6 +16,7 @@ from windlass.plugin import (
     installed_torch,
 )
 from windlass.plugin.host_memory import host_memory
+from windlass.plugin.numa import NODES, numa_nodes
 from windlass_cpu.library import library_path
 from windlass_cpu.providers import OP_PROVIDERS
 
@@ -55,34 +57,49 @@ def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
     return OP_PROVIDERS
 
 
-def probe(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Availability:
-    """Describe the processor and the memory that this process may use."""
-    device = _device(proc, cgroup)
+def probe(
+    proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"), nodes: Path = NODES
+) -> Availability:
+    """Describe the processor and the memory that this process may use, by NUMA node."""
+    devices = _devices(proc, cgroup, nodes)
     if installed_torch() is None:
         return Availability(
             status=Status.NOT_INSTALLED,
             reason="torch is not installed",
             hint="pip install 'windlass[cpu]'",
-            devices=(device,),
+            devices=devices,
         )
     if library_path() is None:
         return Availability.available(
-            device,
+            *devices,
             reason="runs on torch's operators: the C++ kernels were not built. "
             "Install a C++ compiler, then install Windlass again",
         )
-    return Availability.available(device)
+    return Availability.available(*devices)
 
 
-def _device(proc: Path, cgroup: Path) -> DeviceDescription:
+def _devices(proc: Path, cgroup: Path, nodes: Path) -> tuple[DeviceDescription, ...]:
+    """One device, or one for each NUMA node where there are several."""
     facts = _cpuinfo(proc / "cpuinfo")
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    return DeviceDescription(
+    whole = DeviceDescription(
         index=0,
         name=facts.get("model name") or platform.processor() or platform.machine() or "CPU",
         arch=next((level for level, needs in _LEVELS if needs <= flags), platform.machine()),
-        total_bytes=host_memory(proc, cgroup).total,
+        total_bytes=host_memory(proc, cgroup, nodes).total,
         unified=True,
+    )
+    found = numa_nodes(proc, nodes)
+    if len(found) <= 1:
+        return (whole,)
+    return tuple(
+        replace(
+            whole,
+            index=index,
+            total_bytes=min(node.total, whole.total_bytes),
+            numa_node=node.index,
+        )
+        for index, node in enumerate(found)
     )
 
 

@@ -26,7 +26,7 @@ def write(folder: Path, **files: object) -> None:
 
 
 def test_without_a_limit_it_is_the_machines(proc: Path, tmp_path: Path) -> None:
-    memory = host_memory(proc, tmp_path / "cgroup")
+    memory = host_memory(proc, tmp_path / "cgroup", tmp_path / "nodes")
     assert (memory.total, memory.available) == (64 * GIB, 50 * GIB)
 
 
@@ -35,7 +35,7 @@ def test_a_parents_limit_counts(proc: Path, tmp_path: Path) -> None:
     (proc / "self/cgroup").write_text("0::/kube/pod/container\n")
     write(cgroup / "kube/pod", memory__max=8 * GIB, memory__current=3 * GIB)
     write(cgroup / "kube/pod/container", memory__max="max", memory__current=GIB)
-    memory = host_memory(proc, cgroup)
+    memory = host_memory(proc, cgroup, tmp_path / "nodes")
     assert (memory.total, memory.available) == (8 * GIB, 5 * GIB)
 
 
@@ -44,7 +44,7 @@ def test_cached_files_count_as_free(proc: Path, tmp_path: Path) -> None:
     (proc / "self/cgroup").write_text("0::/\n")
     write(cgroup, memory__max=8 * GIB, memory__current=6 * GIB)
     write(cgroup, memory__stat=f"anon 1\ninactive_file {2 * GIB}\nactive_file {GIB}")
-    assert host_memory(proc, cgroup).available == 5 * GIB
+    assert host_memory(proc, cgroup, tmp_path / "nodes").available == 5 * GIB
 
 
 def test_version_1_groups(proc: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_version_1_groups(proc: Path, tmp_path: Path) -> None:
     write(cgroup / "memory", memory__limit_in_bytes=unlimited, memory__usage_in_bytes=1)
     folder = cgroup / "memory/docker/x"
     write(folder, memory__limit_in_bytes=4 * GIB, memory__usage_in_bytes=GIB)
-    memory = host_memory(proc, cgroup)
+    memory = host_memory(proc, cgroup, tmp_path / "nodes")
     assert (memory.total, memory.available) == (4 * GIB, 3 * GIB)
 
 

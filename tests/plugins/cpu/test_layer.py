@@ -17,6 +17,7 @@ from windlass.backend import (
     LayerParts,
     LayerWeights,
     Linear,
+    Quantization,
 )
 from windlass.kernels.linear import DenseWeight
 from windlass.layers.decoder_layer import DecoderLayer
@@ -25,7 +26,7 @@ from windlass.testing.paged_step import PagedStep, build_step
 from windlass_cpu.backend import CpuBackend
 from windlass_cpu.layer import FusedLayer
 from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
-from windlass_cpu.linear import Bf16Weight
+from windlass_cpu.linear import pack_weight
 from windlass_cpu.plugin import SPEC, windlass_op_providers
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the kernels were not built")
@@ -52,11 +53,13 @@ def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
     return (torch.randn(*shape, generator=generator) * scale).bfloat16()
 
 
-def parts(*, biased: bool, normed: bool, window: int = 0) -> LayerParts:
+def parts(
+    *, biased: bool, normed: bool, window: int = 0, quantization: Quantization | None = None
+) -> LayerParts:
     """A layer with random weights, packed for the kernels."""
 
     def linear(outputs: int, inputs: int) -> Linear:
-        weight = Bf16Weight(random(outputs, inputs, scale=inputs**-0.5))
+        weight = pack_weight(random(outputs, inputs, scale=inputs**-0.5), quantization)
         return Linear(weight, random(outputs, seed=1) if biased else None)
 
     heads = HeadNorm(random(HEAD_DIM, seed=2), random(HEAD_DIM, seed=3), 1e-6) if normed else None
@@ -123,6 +126,7 @@ def tokens() -> list[tuple[int, int]]:
         (True, False, 7, torch.float8_e4m3fn),
     ],
 )
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
 def test_a_fused_layer_equals_its_ops(
     isa: str,
     backend: CpuBackend,
@@ -130,9 +134,10 @@ def test_a_fused_layer_equals_its_ops(
     normed: bool,
     window: int,
     kv_dtype: torch.dtype | None,
+    quantization: Quantization | None,
     first: bool,
 ) -> None:
-    layer = parts(biased=biased, normed=normed, window=window)
+    layer = parts(biased=biased, normed=normed, window=window, quantization=quantization)
     fused = backend.fuse_layer(layer)
     assert isinstance(fused, FusedLayer)
     positions = torch.tensor([position for _, position in tokens()])

@@ -29,7 +29,7 @@ def describe(tmp_path: Path, cpuinfo: str, *, limit: str = "max") -> DeviceDescr
     (proc / "meminfo").write_text(f"MemTotal: {64 << 20} kB\nMemAvailable: {32 << 20} kB\n")
     (proc / "self/cgroup").write_text("0::/\n")
     (cgroup / "memory.max").write_text(limit)
-    availability = probe(proc, cgroup)
+    availability = probe(proc, cgroup, tmp_path / "nodes")
     assert availability.status is Status.AVAILABLE
     (device,) = availability.devices
     return device
@@ -65,7 +65,7 @@ def test_memory_is_the_machines_or_the_containers(tmp_path: Path, limit: str, to
 
 
 def test_a_machine_without_proc_still_has_a_processor(tmp_path: Path) -> None:
-    (device,) = probe(tmp_path / "proc", tmp_path / "cgroup").devices
+    (device,) = probe(tmp_path / "proc", tmp_path / "cgroup", tmp_path / "nodes").devices
     assert device.name
 
 

@@ -53,7 +53,7 @@ inline void load_two(const Float8* from, Floats (&floats)[2]) {
   const __m256i bytes = load_bits<__m256i>(from);
   const __m512i widened = _mm512_maskz_cvtepi8_epi16(0xffffffff, bytes);
   const auto halves = bit_cast<__m512i>(to_float16(bit_cast<Wide>(widened)));
-  floats[0] = _mm512_maskz_cvtph_ps(0xffff, _mm512_castsi512_si256(halves));
+  floats[0] = _mm512_maskz_cvtph_ps(0xffff, load_bits<__m256i>(&halves));
   floats[1] = _mm512_maskz_cvtph_ps(0xffff, _mm512_maskz_extracti64x4_epi64(0xff, halves, 1));
 }
 #endif

@@ -1,10 +1,6 @@
-// The memory that packed weights stream from.
+// Reading as the products read, and nothing else.
 #include <atomic>
 #include <cstdint>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "isa.h"
 #include "parallel.h"
@@ -42,18 +38,5 @@ WINDLASS_EXPORT uint64_t windlass_linear_read(const void* memory, int64_t bytes)
     total ^= sum_of(static_cast<const Words*>(memory) + 2 * begin, 2 * (end - begin));
   });
   return total;
-}
-
-// Asks for huge pages: streaming through them walks fewer page tables. They are wanted
-// where whole ones fit in [memory, memory + bytes). Only a wish: nothing fails.
-WINDLASS_EXPORT void windlass_linear_advise_huge_pages(void* memory, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) & -kHugePage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) & -kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)memory, (void)bytes;
-#endif
 }
 }
