@@ -114,8 +114,6 @@ class Plan:
         self._addresses = addresses
         self._tasks: dict[tuple[int, int], int] = {}
         self.call = AttentionCall()
-        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._addresses_of_rows = (0, 0)
 
     def tasks(self, num_heads: int, window: int) -> int:
         """Address of the tasks of the layers with this window."""
@@ -125,13 +123,6 @@ class Plan:
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
             self._tasks[num_heads, window] = tasks
         return tasks
-
-    def rows_of(self, positions: torch.Tensor, slot_mapping: torch.Tensor) -> tuple[int, int]:
-        """Addresses of the step's positions and slots, which are the same for every layer."""
-        if self._rows is None:
-            self._rows = (positions.contiguous(), _slots(slot_mapping))
-            self._addresses_of_rows = (self._rows[0].data_ptr(), self._rows[1].data_ptr())
-        return self._addresses_of_rows
 
     def _shape(self, num_heads: int, window: int) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
@@ -209,7 +200,7 @@ class CpuAttention(Attention):
         slot_mapping: torch.Tensor,
     ) -> None:
         """Copy each head of each token to its slot."""
-        slots = _slots(slot_mapping)
+        slots = slot_numbers(slot_mapping)
         for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
             rows = unit_stride(new)
             block, token, head, _ = cache.stride()
@@ -246,7 +237,7 @@ class CpuAttention(Attention):
                 pool, layer, query, key, value, positions, cos_sin, slot_mapping, norm, ops
             )
         value = unit_stride(value)
-        positions, slots = positions.contiguous(), _slots(slot_mapping)
+        positions, slots = positions.contiguous(), slot_numbers(slot_mapping)
         addresses = self.addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
@@ -289,7 +280,8 @@ class CpuAttention(Attention):
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
 
 
-def _slots(slot_mapping: torch.Tensor) -> torch.Tensor:
+def slot_numbers(slot_mapping: torch.Tensor) -> torch.Tensor:
+    """Slots as the kernels read them: int64, side by side."""
     if slot_mapping.dtype is not torch.int64:
         slot_mapping = slot_mapping.long()
     return slot_mapping.contiguous()
