@@ -21,7 +21,7 @@ from windlass.backend import (
 from windlass.kernels.linear import DenseWeight
 from windlass.layers.decoder_layer import DecoderLayer
 from windlass.layers.rotary_embedding import cos_sin_table
-from windlass.testing.paged_step import PagedStep, build_step
+from windlass.testing.paged_step import LAYER, PagedStep, build_step
 from windlass_cpu.backend import CpuBackend
 from windlass_cpu.layer import FusedLayers
 from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
@@ -86,7 +86,7 @@ def parts(index: int, *, biased: bool, normed: bool, window: int = 0) -> LayerPa
 
 
 def step_of(backend: CpuBackend) -> PagedStep:
-    """Two decodes and a prefill chunk whose slots are in the batch; the last token is padding."""
+    """Two decodes and a prefill chunk over two layers; the last token is padding."""
     step = build_step(
         backend,
         query_lens=[1, 1, 5],
@@ -103,6 +103,8 @@ def step_of(backend: CpuBackend) -> PagedStep:
         for request, position in tokens()
     ]
     step.batch.slot_mapping = torch.tensor([*slots[:-1], -1])
+    for cache in (step.pool.keys, step.pool.values):
+        cache[LAYER - 1].copy_(cache[LAYER])
     return step
 
 
