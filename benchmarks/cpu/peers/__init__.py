@@ -1,0 +1,1 @@
+"""Windlass beside other engines on a CPU: the parts of `versus_peers.py`."""
