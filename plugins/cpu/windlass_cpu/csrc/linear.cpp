@@ -126,6 +126,7 @@ class Product {
           kernel_.tile[groups.size(g)](input, output(first + row, panel * kPanelColumns));
         }
       }
+      if (kernel_.finish) kernel_.finish();
     });
   }
 
