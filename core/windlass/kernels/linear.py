@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ class PackedWeight(ABC):
     in_features: int
     out_features: int
     nbytes: int
+    keeps_rows: ClassVar[bool] = False
+    """Whether `rows` can be called: a tied embedding is then not held beside this weight."""
 
     @abstractmethod
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -23,9 +26,19 @@ class PackedWeight(ABC):
         """As `apply`, but float32 `[T, N]`: logits, where a provider need not round them first."""
         return self.apply(x, bias).float()
 
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` (int64 `[T]`) of the weight as it was before packing: `[T, K]`.
+
+        Raises:
+            IndexError: an id is not a row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no rows")
+
 
 class DenseWeight(PackedWeight):
     """The weight as it is."""
+
+    keeps_rows = True
 
     def __init__(self, weight: torch.Tensor):
         self.weight = weight
@@ -35,6 +48,10 @@ class DenseWeight(PackedWeight):
     def apply(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """`x @ weight.T + bias`."""
         return F.linear(x, self.weight, bias)
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """`weight[ids]`."""
+        return F.embedding(ids, self.weight)
 
 
 def pack_weight(weight: torch.Tensor) -> PackedWeight:

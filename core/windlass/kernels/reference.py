@@ -58,17 +58,11 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-def embed(token_ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Rows of `weight` `[V, H]` for int64 ids `[T]`: `[T, H]`."""
-    return F.embedding(token_ids, weight)
-
-
 REFERENCES: dict[str, Callable[..., Any]] = {
     "rms_norm": rms_norm,
     "add_rms_norm": add_rms_norm,
     "rope": rope,
     "silu_mul": silu_mul,
-    "embed": embed,
     "pack_weight": pack_weight,
     "penalties": penalties,
     "greedy": greedy,

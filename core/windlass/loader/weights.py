@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm
+from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight
 from windlass.layers.linear import Linear
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
@@ -46,12 +46,9 @@ class WeightReader:
         self.nbytes += linear.nbytes
         return linear
 
-    def tied(self, embedding: torch.Tensor) -> Linear:
-        """An embedding as the output layer; shares its storage unless the backend repacks."""
-        weight = self._pack_weight(embedding)
-        shared = isinstance(weight, DenseWeight) and weight.weight is embedding
-        self.nbytes += 0 if shared else weight.nbytes
-        return Linear(weight)
+    def embedding(self, name: str, rows: int, columns: int) -> PackedWeight:
+        """A table to look rows up in."""
+        return DenseWeight(self.tensor(name + ".weight", rows, columns))
 
     def _merged(self, parts: Sequence[Part], suffix: str, *columns: int) -> torch.Tensor:
         merged = self._empty(sum(rows for _, rows in parts), *columns)
@@ -81,16 +78,20 @@ def read_weights(
     vocab, hidden, prefix = config.vocab_size, config.hidden_size, source.prefix
     done = vocab * hidden
     report(0.0)
-    embedding = reader.tensor(f"{prefix}embed_tokens.weight", vocab, hidden)
+    table = f"{prefix}embed_tokens"
+    if config.tie_word_embeddings:
+        lm_head = reader.linear([(table, vocab)], hidden)
+    if config.tie_word_embeddings and lm_head.weight.keeps_rows:
+        embedding = lm_head.weight
+    else:
+        embedding = reader.embedding(table, vocab, hidden)
     layers = []
     for layer in range(config.num_layers):
         report(done / config.num_parameters)
         layers.append(_read_layer(reader, config, f"{prefix}layers.{layer}"))
         done += config.parameters_per_layer
     norm = reader.tensor(f"{prefix}norm.weight", hidden)
-    if config.tie_word_embeddings:
-        lm_head = reader.tied(embedding)
-    else:
+    if not config.tie_word_embeddings:
         report(done / config.num_parameters)
         lm_head = reader.linear([("lm_head", vocab)], hidden)
     report(1.0)

@@ -84,7 +84,6 @@ class Decoder:
         ]
         self.norm = weights.norm
         self.lm_head = weights.lm_head
-        self._embed = ops.embed
         self._add_rms_norm = ops.add_rms_norm
 
     def forward(
@@ -94,7 +93,7 @@ class Decoder:
 
         Keys and values of the tokens are in the context's pool afterwards.
         """
-        hidden: torch.Tensor = self._embed(token_ids, self.embedding)
+        hidden: torch.Tensor = self.embedding.rows(token_ids)
         residual: torch.Tensor | None = None
         for layer in self.layers:
             hidden, residual = layer(hidden, residual, positions, context)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from windlass.backend import HeadNorm
+from windlass.backend import HeadNorm, PackedWeight
 from windlass.layers.linear import Linear
 
 
@@ -25,13 +25,13 @@ class LayerWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderWeights:
-    """A whole decoder: `embedding` `[V, H]`, `norm` `[H]`.
+    """A whole decoder: `embedding` `[V, H]`, of which rows are looked up, and `norm` `[H]`.
 
-    `nbytes` is the memory that they take; a tied embedding that the backend multiplies with as
-    it is counts once.
+    `nbytes` is the memory that they take. A tied embedding is the weight of `lm_head`, held and
+    counted once, if that keeps its rows.
     """
 
-    embedding: torch.Tensor
+    embedding: PackedWeight
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     lm_head: Linear

@@ -12,7 +12,7 @@ import torch
 from windlass.backend import BackendConfig, Capabilities, KVLayout, KVSpec, TorchBackend
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
-from windlass_cpu.library import library_path
+from windlass_cpu.library import library_path, set_threads
 
 _SMALL_MODEL = 64 << 20
 """Bytes of weights under which a step is so short that waking a second thread costs more than it
@@ -59,3 +59,5 @@ class CpuBackend(TorchBackend):
         """Run a small model on one thread."""
         if weight_bytes < _SMALL_MODEL:
             torch.set_num_threads(1)
+            if library_path() is not None:
+                set_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -19,7 +20,7 @@ def library_path() -> str | None:
 
 @cache
 def load_library() -> ctypes.CDLL:
-    """Load the kernels, after torch, so that both share torch's OpenMP threads.
+    """Load the kernels, to run on as many threads as torch has now.
 
     Raises:
         OSError: the library was not built, or does not fit this machine.
@@ -27,9 +28,29 @@ def load_library() -> ctypes.CDLL:
     path = library_path()
     if path is None:
         raise OSError("the C++ kernels were not built: install a C++ compiler, then reinstall")
-    import torch  # noqa: F401 - its OpenMP runtime must be the one that is loaded
+    import torch
 
-    return ctypes.CDLL(path)
+    library = ctypes.CDLL(path)
+    _set_threads(library, torch.get_num_threads())
+    return library
+
+
+def set_threads(count: int) -> None:
+    """Run kernels on `count` threads from now on, the calling one included."""
+    _set_threads(load_library(), count)
+
+
+def num_threads() -> int:
+    """Threads that kernels run on."""
+    count: int = load_library().windlass_num_threads()
+    return count
+
+
+def _set_threads(library: ctypes.CDLL, count: int) -> None:
+    """Bind every thread but the caller's to a processor, where there is one for each."""
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    bound = (ctypes.c_int * count)(*processors) if count == len(processors) else None
+    library.windlass_set_threads(ctypes.c_int(count), bound)
 
 
 def best_isa() -> str:

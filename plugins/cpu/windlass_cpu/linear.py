@@ -47,6 +47,14 @@ def kernels(weight_format: str) -> Kernels:
     return Kernels(packed_bytes, pack, multiply)
 
 
+@cache
+def _gather() -> Callable[..., int]:
+    gather = load_library().windlass_linear_bf16_rows
+    gather.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER]
+    gather.restype = _FLAG
+    return gather
+
+
 def _allocate(nbytes: int) -> tuple[torch.Tensor, int]:
     """Memory on huge pages where the system gives them: its owner and its address."""
     memory = torch.empty(nbytes + _HUGE_PAGE, dtype=torch.uint8)
@@ -138,6 +146,16 @@ class Bf16Weight(KernelWeight):
 
     weight_format = "bf16"
     sources = (torch.bfloat16,)
+    keeps_rows = True
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows `ids` (int64 `[T]`), gathered from the panels: bf16 `[T, K]`, exact."""
+        ids = ids.contiguous()
+        rows = torch.empty((len(ids), self.in_features), dtype=torch.bfloat16)
+        shape = (self.out_features, self.in_features)
+        if _gather()(self.address, *shape, ids.data_ptr(), len(ids), rows.data_ptr()) != 0:
+            raise IndexError(f"ids: rows are 0 to {self.out_features - 1}")
+        return rows
 
 
 class Int8Weight(KernelWeight):

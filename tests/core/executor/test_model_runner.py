@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from windlass.backend import DenseWeight
 from windlass.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def test_penalties_count_prompt_and_output(driver: "Driver") -> None:
 def test_numbers_that_are_not_finite_fail_their_row_only(
     driver: "Driver", reference_model: LlamaForCausalLM
 ) -> None:
-    driver.runner._decoder.embedding[126] = torch.nan
+    embedding = driver.runner._decoder.embedding
+    assert isinstance(embedding, DenseWeight)
+    embedding.weight[126] = torch.nan
     new_a, a = driver.start("a", [5, 126, 7], GREEDY, row=0)
     new_b, b = driver.start("b", PROMPT, GREEDY, row=1)
     result = driver.step([a, b], [new_a, new_b])

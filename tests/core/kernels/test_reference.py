@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from windlass.kernels import DenseWeight
-from windlass.kernels.reference import add_rms_norm, embed, rms_norm, rope, silu_mul
+from windlass.kernels.reference import add_rms_norm, rms_norm, rope, silu_mul
 
 
 def test_rms_norm_is_torchs() -> None:
@@ -53,10 +53,11 @@ def test_silu_mul_gates_the_second_half() -> None:
     assert torch.equal(silu_mul(x), F.silu(x[:, :5]) * x[:, 5:])
 
 
-def test_embed_and_dense_weight() -> None:
+def test_a_dense_weight_multiplies_and_gives_its_rows() -> None:
     weight = torch.randn(6, 4)
-    assert torch.equal(embed(torch.tensor([5, 0]), weight), weight[[5, 0]])
     packed = DenseWeight(weight)
+    assert packed.keeps_rows
+    assert torch.equal(packed.rows(torch.tensor([5, 0])), weight[[5, 0]])
     assert (packed.out_features, packed.in_features, packed.nbytes) == (6, 4, 96)
     x, bias = torch.randn(2, 4), torch.randn(6)
     assert torch.allclose(packed.apply(x, bias), x @ weight.T + bias)

@@ -28,6 +28,11 @@ def dense(linear: Any) -> torch.Tensor:
     return linear.weight.weight
 
 
+def table(loaded: LoadedModel) -> torch.Tensor:
+    assert isinstance(loaded.decoder.embedding, DenseWeight)
+    return loaded.decoder.embedding.weight
+
+
 def test_projections_are_merged_in_order(tiny: Path, backend: Backend) -> None:
     stored = load_file(tiny / SINGLE)
     layer = load(tiny, backend).decoder.layers[1]
@@ -74,8 +79,21 @@ def test_a_tied_output_layer_shares_the_storage_of_the_embedding(
     folder = save_model(llama_config(tie_word_embeddings=True))
     assert "lm_head.weight" not in load_file(folder / SINGLE)
     loaded = load(folder, backend)
-    assert dense(loaded.decoder.lm_head) is loaded.decoder.embedding
+    assert loaded.decoder.lm_head.weight is loaded.decoder.embedding
     assert loaded.weight_bytes == 4 * loaded.num_parameters
+
+
+def test_a_tied_embedding_is_held_beside_an_output_layer_that_keeps_no_rows(
+    save_model: Callable[..., Path], llama_config: Callable[..., LlamaConfig], backend: Backend
+) -> None:
+    class Rowless(DenseWeight):
+        keeps_rows = False
+
+    backend.ops.pack_weight = Rowless
+    folder = save_model(llama_config(tie_word_embeddings=True))
+    loaded = load(folder, backend)
+    assert torch.equal(table(loaded), dense(loaded.decoder.lm_head))
+    assert loaded.weight_bytes == 4 * (loaded.num_parameters + table(loaded).numel())
 
 
 def test_a_second_copy_of_a_tied_embedding_is_ignored(
@@ -86,7 +104,7 @@ def test_a_second_copy_of_a_tied_embedding_is_ignored(
     stored["lm_head.weight"] = stored["model.embed_tokens.weight"].clone()
     save_file(stored, folder / SINGLE)
     loaded = load(folder, backend)
-    assert dense(loaded.decoder.lm_head) is loaded.decoder.embedding
+    assert loaded.decoder.lm_head.weight is loaded.decoder.embedding
 
 
 def test_an_untied_model_without_output_layer_is_refused(tiny: Path, backend: Backend) -> None:
@@ -98,10 +116,10 @@ def test_an_untied_model_without_output_layer_is_refused(tiny: Path, backend: Ba
 
 
 def test_names_without_the_model_prefix_are_understood(tiny: Path, backend: Backend) -> None:
-    expected = load(tiny, backend).decoder.embedding
+    expected = table(load(tiny, backend))
     stored = load_file(tiny / SINGLE)
     save_file({k.removeprefix("model."): v for k, v in stored.items()}, tiny / SINGLE)
-    assert torch.equal(load(tiny, backend).decoder.embedding, expected)
+    assert torch.equal(table(load(tiny, backend)), expected)
 
 
 def test_tensors_that_the_configuration_does_not_account_for_are_refused(
@@ -152,9 +170,9 @@ def test_parameters_and_bytes_are_counted_as_transformers_counts(
 
 def test_dummy_weights_need_no_weight_files(tiny: Path, backend: Backend) -> None:
     (tiny / SINGLE).unlink()
-    first = load(tiny, backend, load_format="dummy", seed=1).decoder.embedding
-    again = load(tiny, backend, load_format="dummy", seed=1).decoder.embedding
-    other = load(tiny, backend, load_format="dummy", seed=2).decoder.embedding
+    first = table(load(tiny, backend, load_format="dummy", seed=1))
+    again = table(load(tiny, backend, load_format="dummy", seed=1))
+    other = table(load(tiny, backend, load_format="dummy", seed=2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -195,7 +213,7 @@ def test_auto_keeps_the_dtype_of_the_checkpoint(
     assert AutoConfig.from_pretrained(folder).dtype == dtype
     loaded = load(folder, backend)
     assert loaded.dtype == dtype
-    assert loaded.decoder.embedding.dtype == dtype
+    assert table(loaded).dtype == dtype
 
 
 def test_auto_falls_back_to_a_dtype_of_the_backend_and_says_so(

@@ -19,7 +19,14 @@ from windlass.backend import (
 )
 from windlass.plugin import BackendSpec
 from windlass.testing.paged_step import LAYER, PagedStep, build_step
-from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path, load_library
+from windlass_cpu.library import (
+    ISA_NAMES,
+    best_isa,
+    force_isa,
+    library_path,
+    load_library,
+    set_threads,
+)
 
 if library_path() is None:
     pytest.skip("the C++ kernels were not built", allow_module_level=True)
@@ -66,10 +73,9 @@ def backend() -> TorchBackend:
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """One thread, and several, among which long keys are split."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+    set_threads(request.param)
     yield request.param
-    torch.set_num_threads(before)
+    set_threads(torch.get_num_threads())
 
 
 def layout(block_size: int = 32, order: str = "LBHNC") -> KVLayout:

@@ -7,6 +7,7 @@ import torch
 
 from windlass.backend import BackendConfig, KVSpec
 from windlass_cpu.backend import CpuBackend
+from windlass_cpu.library import num_threads, set_threads
 from windlass_cpu.plugin import SPEC
 
 
@@ -15,6 +16,7 @@ def backend() -> Iterator[CpuBackend]:
     threads = torch.get_num_threads()
     yield CpuBackend(SPEC, BackendConfig())
     torch.set_num_threads(threads)
+    set_threads(threads)
 
 
 def test_a_heads_tokens_lie_side_by_side(backend: CpuBackend) -> None:
@@ -27,6 +29,7 @@ def test_a_small_model_runs_on_one_thread(backend: CpuBackend) -> None:
     torch.set_num_threads(2)
     backend.warmup(weight_bytes=7_000_000)
     assert torch.get_num_threads() == 1
+    assert num_threads() == 1
 
 
 def test_a_large_model_keeps_every_thread(backend: CpuBackend) -> None:

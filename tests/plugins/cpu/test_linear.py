@@ -352,16 +352,15 @@ def test_every_number_of_threads_gives_the_same_numbers(
     isa: str, packing: type[KernelWeight]
 ) -> None:
     packed = packing(random(200, 700, seed=3))
-    before = torch.get_num_threads()
     try:
         for rows in (1, 50, 600):
             x = random(rows, 700, seed=rows)
-            torch.set_num_threads(1)
+            library.set_threads(1)
             alone = packed.apply(x)
-            torch.set_num_threads(5)
+            library.set_threads(5)
             assert torch.equal(packed.apply(x), alone)
     finally:
-        torch.set_num_threads(before)
+        library.set_threads(torch.get_num_threads())
 
 
 def test_a_weight_outlives_the_tensor_it_was_made_from() -> None:

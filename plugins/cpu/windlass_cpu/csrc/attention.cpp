@@ -59,22 +59,21 @@ void run(const AttentionPlan& plan, const AttentionCall& call) {
     functions.merge({&plan.shape, &call, &tile, nullptr, &plan.partials, plan.group, nullptr,
                      nullptr});
   };
-  const int num_threads = omp_get_max_threads();
-  if (plan.cost <= kSerialCost || num_tasks == 1 || num_threads == 1) {
-    for (int64_t i = 0; i < num_tasks; ++i) run_task(i);
-    for (int64_t i = 0; i < num_merges; ++i) merge(i);
+  const auto run_tasks = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) run_task(i);
+  };
+  const auto run_merges = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) merge(i);
+  };
+  if (plan.cost <= kSerialCost) {
+    run_tasks(0, num_tasks, 0);
+    run_merges(0, num_merges, 0);
     return;
   }
   // Neighbouring tasks go to one thread as far as that leaves enough to balance: it fetches the
   // next task's keys at the end of each.
-  const int64_t share = num_tasks / (num_threads * kSharesPerThread) + 1;
-#pragma omp parallel
-  {
-#pragma omp for schedule(dynamic, share)
-    for (int64_t i = 0; i < num_tasks; ++i) run_task(i);
-#pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < num_merges; ++i) merge(i);
-  }
+  parallel_in_order(num_tasks, num_tasks / (num_threads() * kSharesPerThread) + 1, run_tasks);
+  parallel_for(num_merges, 1, run_merges);
 }
 
 }  // namespace
@@ -85,7 +84,7 @@ extern "C" {
 
 WINDLASS_EXPORT windlass::AttentionPlan* windlass_attention_plan(
     const windlass::AttentionShape* shape) {
-  return windlass::plan_attention(*shape, omp_get_max_threads()).release();
+  return windlass::plan_attention(*shape, windlass::num_threads()).release();
 }
 
 WINDLASS_EXPORT void windlass_attention_free(windlass::AttentionPlan* plan) { delete plan; }

@@ -87,7 +87,7 @@ class Product {
 
   // Blocks packed at once: enough that every thread has tasks.
   int64_t blocks_at_once() const {
-    return divide_up(kTasksPerThread * omp_get_max_threads(), panels_);
+    return divide_up(kTasksPerThread * num_threads(), panels_);
   }
 
   void pack(int64_t first, const Parts& blocks) {

@@ -49,11 +49,6 @@ const LinearKernel& current_kernel(int64_t rows) {
   return bf16_kernel_scalar();
 }
 
-PanelShape panel_shape(int64_t inputs) {
-  const int64_t steps = divide_up(inputs, 2 * kSlicesPerStep);
-  return {steps, kSlicesPerStep * kSliceBytes, steps * kSlicesPerStep * kSliceBytes};
-}
-
 uint32_t pair_at(const uint16_t* row, int64_t pair, int64_t inputs) {
   uint32_t value = 0;
   if (2 * pair + 1 < inputs) {
@@ -79,6 +74,12 @@ void pack_panel(const uint16_t* weight, int64_t row_stride, int64_t columns, int
 }
 
 }  // namespace
+
+PanelShape bf16_panel_shape(int64_t inputs) {
+  const int64_t steps = divide_up(inputs, 2 * kSlicesPerStep);
+  return {steps, kSlicesPerStep * kSliceBytes, steps * kSlicesPerStep * kSliceBytes};
+}
+
 }  // namespace windlass
 
 using namespace windlass;
@@ -86,12 +87,12 @@ using namespace windlass;
 extern "C" {
 
 int64_t windlass_linear_bf16_packed_bytes(int64_t outputs, int64_t inputs) {
-  return divide_up(outputs, kPanelColumns) * panel_shape(inputs).bytes;
+  return divide_up(outputs, kPanelColumns) * bf16_panel_shape(inputs).bytes;
 }
 
 void windlass_linear_bf16_pack(const void* weight, int, int64_t row_stride, int64_t outputs,
                                int64_t inputs, void* packed) {
-  const PanelShape shape = panel_shape(inputs);
+  const PanelShape shape = bf16_panel_shape(inputs);
   parallel_for(divide_up(outputs, kPanelColumns), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t first = panel * kPanelColumns, left = outputs - first;
@@ -106,7 +107,7 @@ void windlass_linear_bf16_pack(const void* weight, int, int64_t row_stride, int6
 void windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
                           int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
                           int64_t output_stride, int is_float) {
-  run_linear(current_kernel(rows), panel_shape(inputs),
+  run_linear(current_kernel(rows), bf16_panel_shape(inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
               is_float != 0, nullptr});
 }

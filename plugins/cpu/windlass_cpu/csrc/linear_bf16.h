@@ -12,6 +12,8 @@ const LinearKernel& bf16_kernel_avx512bf16();
 const LinearKernel& bf16_kernel_amx();
 const LinearKernel& bf16_kernel_emulated();  // AMX in plain C++
 
+PanelShape bf16_panel_shape(int64_t inputs);
+
 }  // namespace windlass
 
 extern "C" {
@@ -28,6 +30,11 @@ WINDLASS_EXPORT void windlass_linear_bf16(const void* packed, int64_t outputs, i
                                           const uint16_t* x, int64_t x_stride, int64_t rows,
                                           const uint16_t* bias, void* output,
                                           int64_t output_stride, int is_float);
+
+// Copies the rows `ids[count]` of the weight to rows[count, inputs]. Returns 0, or -1 when an id
+// is not one of `outputs`; its row is then left as it was.
+WINDLASS_EXPORT int windlass_linear_bf16_rows(const void* packed, int64_t outputs, int64_t inputs,
+                                              const int64_t* ids, int64_t count, uint16_t* rows);
 
 // Whether bf16 dot-product instructions are used where the processor has them: 1 always, 0 never,
 // -1 (the start value) where they are faster than fp32 multiply-add. Returns the value before.

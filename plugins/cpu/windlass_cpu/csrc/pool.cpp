@@ -1,0 +1,180 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace windlass {
+namespace {
+
+// Longer than the time between two kernels of a step and shorter than anyone would notice.
+constexpr std::chrono::microseconds kAwake{200};
+
+constexpr int kTurnsAwake = 10000;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+enum State : int { kIdle, kAsleep, kCalled, kRunning };
+
+struct Job {
+  void (*work)(const void* context, int thread);
+  const void* context;
+};
+
+// One thread and what it was asked to do.
+class alignas(64) Worker {
+ public:
+  Worker(int index, int cpu) : index_(index) {
+    std::thread([this, cpu] { live(cpu); }).detach();
+  }
+
+  void call(const Job& job) {
+    job_ = job;
+    if (state_.exchange(kCalled) != kAsleep) return;
+    // Locked, so that it cannot fall asleep between its last look and this word.
+    std::lock_guard<std::mutex> lock(mutex_);
+    wake_.notify_one();
+  }
+
+  // Takes the call back, or waits for the end of the work if it has begun.
+  void finish() {
+    int called = kCalled;
+    if (state_.compare_exchange_strong(called, kIdle)) return;
+    for (int turn = 0; state_.load(std::memory_order_acquire) == kRunning; ++turn) {
+      // It may need the very processor that this thread is on.
+      if (turn < kTurnsAwake) {
+        pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  [[noreturn]] void live(int cpu) {
+    bind(cpu);
+    for (;;) {
+      wait();
+      int called = kCalled;
+      if (!state_.compare_exchange_strong(called, kRunning)) continue;
+      job_.work(job_.context, index_);
+      state_.store(kIdle, std::memory_order_release);
+    }
+  }
+
+  static void bind(int cpu) {
+#ifdef __linux__
+    if (cpu < 0) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+#else
+    (void)cpu;
+#endif
+  }
+
+  void wait() {
+    using Clock = std::chrono::steady_clock;
+    for (auto end = Clock::now() + kAwake; Clock::now() < end;) {
+      for (int i = 0; i < 32; ++i) {
+        if (state_.load(std::memory_order_relaxed) == kCalled) return;
+        pause();
+      }
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    int idle = kIdle;
+    if (!state_.compare_exchange_strong(idle, kAsleep)) return;
+    wake_.wait(lock, [this] { return state_.load() != kAsleep; });
+  }
+
+  std::atomic<int> state_{kIdle};
+  Job job_{};
+  const int index_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+// The process' threads: made when they are first needed, never destroyed, since a thread of the
+// caller may still be inside a kernel when the process ends.
+class Pool {
+ public:
+  static Pool& instance() {
+    Pool* pool = current().load();
+    if (pool != nullptr) return *pool;
+    static const int once = pthread_atfork(nullptr, nullptr, [] { current().store(nullptr); });
+    (void)once;
+    auto* made = new Pool;
+    if (current().compare_exchange_strong(pool, made)) return *made;
+    delete made;
+    return *pool;
+  }
+
+  int threads() const { return threads_.load(std::memory_order_relaxed); }
+
+  void resize(int count, const int* cpus) {
+    while (busy_.test_and_set(std::memory_order_acquire)) pause();
+    while (static_cast<int>(workers_.size()) + 1 < count) {
+      const int index = static_cast<int>(workers_.size()) + 1;
+      workers_.push_back(new Worker(index, cpus != nullptr ? cpus[index] : -1));
+    }
+    threads_.store(count > 1 ? count : 1);
+    busy_.clear(std::memory_order_release);
+  }
+
+  // A second caller, and a kernel inside a kernel, work alone: no thread waits for another's job.
+  void run(int threads, const Job& job) {
+    if (busy_.test_and_set(std::memory_order_acquire)) {
+      job.work(job.context, 0);
+      return;
+    }
+    const int helpers = threads - 1 < static_cast<int>(workers_.size())
+                            ? threads - 1
+                            : static_cast<int>(workers_.size());
+    for (int i = 0; i < helpers; ++i) workers_[i]->call(job);
+    job.work(job.context, 0);
+    for (int i = 0; i < helpers; ++i) workers_[i]->finish();
+    busy_.clear(std::memory_order_release);
+  }
+
+ private:
+  // A forked child has none of its parent's threads, and starts without a pool.
+  static std::atomic<Pool*>& current() {
+    static std::atomic<Pool*> pool{nullptr};
+    return pool;
+  }
+
+  std::vector<Worker*> workers_;
+  std::atomic<int> threads_{1};
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+};
+
+}  // namespace
+
+int num_threads() { return Pool::instance().threads(); }
+
+void run_on_threads(int threads, void (*work)(const void*, int), const void* context) {
+  Pool::instance().run(threads, {work, context});
+}
+
+}  // namespace windlass
+
+extern "C" {
+
+void windlass_set_threads(int count, const int* cpus) {
+  windlass::Pool::instance().resize(count, cpus);
+}
+
+int windlass_num_threads() { return windlass::num_threads(); }
+}
