@@ -10,6 +10,7 @@ namespace {
 template <class SomeTiles>
 struct Bf16TileFormat {
   using Tiles = SomeTiles;
+  static constexpr int64_t kStepBytes = kTileStepBytes;
   static constexpr int kStepInputs = 2 * kSlicesPerStep;
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {

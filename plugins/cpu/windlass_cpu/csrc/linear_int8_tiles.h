@@ -10,6 +10,7 @@ namespace {
 template <class SomeTiles>
 struct Int8TileFormat {
   using Tiles = SomeTiles;
+  static constexpr int64_t kStepBytes = kTileStepBytes;
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
     const int64_t steps = windlass::divide_up(rows.inputs, kInt8StepInputs);

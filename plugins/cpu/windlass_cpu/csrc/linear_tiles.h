@@ -77,16 +77,32 @@ inline void multiply_block(const char* weights, const char* activations, const c
   }
 }
 
-// The sums of all blocks, of the first 16 rows and, with `kTwo`, of the last 16.
-template <class Tiles, bool kTwo, class Sum>
-inline void accumulate_blocks(const TileInput& input, int rows, int block,
-                              Sum (&sums)[kMostTileRows][kPanelColumns]) {
+template <class Tiles, bool kTwo>
+inline void zero_sums() {
   Tiles::template zero<0, 0>();
   Tiles::template zero<0, 1>();
   if constexpr (kTwo) {
     Tiles::template zero<1, 0>();
     Tiles::template zero<1, 1>();
   }
+}
+
+// Stores the sums of the first 16 rows and, with `kTwo`, of those from `last` on.
+template <class Tiles, bool kTwo, class Sum>
+inline void store_sums(Sum (&sums)[kMostTileRows][kPanelColumns], int last) {
+  Tiles::template store<0, 0>(&sums[0][0], sizeof sums[0]);
+  Tiles::template store<0, 1>(&sums[0][kTileRows], sizeof sums[0]);
+  if constexpr (kTwo) {
+    Tiles::template store<1, 0>(&sums[last][0], sizeof sums[0]);
+    Tiles::template store<1, 1>(&sums[last][kTileRows], sizeof sums[0]);
+  }
+}
+
+// The sums of all blocks, of the first 16 rows and, with `kTwo`, of the last 16.
+template <class Tiles, bool kTwo, class Sum>
+inline void accumulate_blocks(const TileInput& input, int rows, int block,
+                              Sum (&sums)[kMostTileRows][kPanelColumns]) {
+  zero_sums<Tiles, kTwo>();
   const int64_t stride = block * kTileStepBytes;
   const int last = kTwo ? rows - kTileRows : 0;
   const int prefetch_lines = block * input.prefetch_lines;
@@ -100,12 +116,7 @@ inline void accumulate_blocks(const TileInput& input, int rows, int block,
     weights += block * kSlicesPerStep * kSliceBytes;
     activations += rows * stride;
   }
-  Tiles::template store<0, 0>(&sums[0][0], sizeof sums[0]);
-  Tiles::template store<0, 1>(&sums[0][kTileRows], sizeof sums[0]);
-  if constexpr (kTwo) {
-    Tiles::template store<1, 0>(&sums[last][0], sizeof sums[0]);
-    Tiles::template store<1, 1>(&sums[last][kTileRows], sizeof sums[0]);
-  }
+  store_sums<Tiles, kTwo>(sums, last);
 }
 
 // The sums of up to 32 rows.
@@ -122,7 +133,7 @@ inline void accumulate_tiles(const TileInput& input, int rows,
 // A kernel of `Format`, which has pack, and rows for what a tile of any height does.
 template <class Format>
 struct AnyHeight {
-  static constexpr int64_t kStepBytes = kTileStepBytes;
+  static constexpr int64_t kStepBytes = Format::kStepBytes;
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
     Format::pack(rows, count, begin, end, packed);

@@ -75,4 +75,24 @@ struct AmxTiles {
   }
 };
 
+struct AmxInt8Tiles : AmxTiles {
+  template <int A, int B>
+  static void multiply() {
+    if constexpr (A == 0 && B == 0) _tile_dpbssd(0, 4, 6);
+    else if constexpr (A == 0) _tile_dpbssd(1, 4, 7);
+    else if constexpr (B == 0) _tile_dpbssd(2, 5, 6);
+    else _tile_dpbssd(3, 5, 7);
+  }
+};
+
+struct AmxBf16Tiles : AmxTiles {
+  template <int A, int B>
+  static void multiply() {
+    if constexpr (A == 0 && B == 0) _tile_dpbf16ps(0, 4, 6);
+    else if constexpr (A == 0) _tile_dpbf16ps(1, 4, 7);
+    else if constexpr (B == 0) _tile_dpbf16ps(2, 5, 6);
+    else _tile_dpbf16ps(3, 5, 7);
+  }
+};
+
 }  // namespace

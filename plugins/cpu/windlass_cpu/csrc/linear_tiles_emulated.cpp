@@ -1,5 +1,6 @@
 // The Tiles of linear_tiles.h in plain C++, to test the loops over them on any processor.
 #include "linear_bf16_tiles.h"
+#include "linear_int4_tiles.h"
 #include "linear_int8_tiles.h"
 
 namespace {
@@ -84,4 +85,8 @@ const LinearKernel& windlass::bf16_kernel_emulated() {
 
 const LinearKernel& windlass::int8_kernel_emulated() {
   return tile_kernel_of<Int8TileFormat<Int8Tiles>>();
+}
+
+const LinearKernel& windlass::int4_kernel_emulated(int group) {
+  return int4_tile_kernel<Int8Tiles>(group);
 }
