@@ -53,6 +53,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")
     group.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
     group.add_argument(
+        "--quantization",
+        choices=("int8", "int4"),
+        help="round the weights of linear layers while loading (default: keep them as they are)",
+    )
+    group.add_argument(
         "--load-format", choices=("auto", "dummy"), help="dummy: seeded random weights"
     )
     group.add_argument(
@@ -163,7 +168,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     from windlass import demo_model
     from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 
-    names = ("tokenizer", "revision", "dtype", "load_format", "max_model_len", "seed")
+    names = ("tokenizer", "revision", "dtype", "quantization", "load_format", "max_model_len")
     model = args.model or str(demo_model.path())
     cache_names = ("block_size", "num_blocks", "memory_utilization", "enable_prefix_caching")
     queue = {
@@ -173,7 +178,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     }
     scheduler = {**_given(args, "max_num_seqs", "max_num_batched_tokens"), **_set(queue)}
     return EngineConfig(
-        model=ModelConfig(model=model, **_given(args, *names)),
+        model=ModelConfig(model=model, **_given(args, *names, "seed")),
         cache=CacheConfig(**_given(args, *cache_names)),
         scheduler=SchedulerConfig(**scheduler),
         backend=_backend_config(args),

@@ -15,6 +15,7 @@ from windlass.errors import ConfigError
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 LoadFormat = Literal["auto", "dummy"]
+Quantization = Literal["int8", "int4"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
@@ -32,12 +33,14 @@ class ModelConfig(_Config, frozen=True):
 
     `model` is a local folder or a hub id; `load_format="dummy"` fills the weights with seeded
     random numbers (benchmarks, tests). `max_model_len` is in tokens, prompt and output together.
+    `quantization` rounds the weights of linear layers while they are loaded.
     """
 
     model: str
     tokenizer: str | None = None
     revision: str | None = None
     dtype: DType = "auto"
+    quantization: Quantization | None = None
     load_format: LoadFormat = "auto"
     max_model_len: int | None = None
     seed: int = 0
@@ -147,7 +150,8 @@ class ModelInfo(_Config, frozen=True):
     """What was resolved when the model was loaded; sent from the engine to its front ends.
 
     Sizes in tokens (`max_model_len`, `block_size`), blocks (`num_blocks`), bytes (`weight_bytes`,
-    `kv_cache_bytes`), seconds (`load_seconds`).
+    `kv_cache_bytes`), seconds (`load_seconds`). `dtype` is that of activations, and of weights
+    unless `quantization` says otherwise.
     """
 
     model: str
@@ -165,3 +169,4 @@ class ModelInfo(_Config, frozen=True):
     kv_cache_bytes: int
     load_seconds: float
     eos_token_ids: tuple[int, ...] = ()
+    quantization: Quantization | None = None

@@ -17,6 +17,7 @@ from windlass.config import (
     LoadFormat,
     ModelConfig,
     ModelInfo,
+    Quantization,
     SchedulerConfig,
     check_config,
 )
@@ -64,6 +65,7 @@ class LLM:
         *,
         revision: str | None = None,
         dtype: DType = "auto",
+        quantization: Quantization | None = None,
         load_format: LoadFormat = "auto",
         seed: int = 0,
         max_model_len: int | None = None,
@@ -84,6 +86,7 @@ class LLM:
                 tokenizer=tokenizer,
                 revision=revision,
                 dtype=dtype,
+                quantization=quantization,
                 load_format=load_format,
                 max_model_len=max_model_len,
                 seed=seed,

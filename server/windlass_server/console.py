@@ -19,8 +19,10 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
     socket = f"--unix-socket {settings.uds} " if settings.uds else ""
+    weights = f", {info.quantization} weights" if info.quantization else ""
+    device = f"{info.backend} ({info.device}, {info.dtype}{weights})"
     lines = [
-        f"Windlass serves {name} on {info.backend} ({info.device}, {info.dtype}) at {address}",
+        f"Windlass serves {name} on {device} at {address}",
         "",
         "Try it:",
         f"  curl {socket}{base}/chat/completions -H 'Content-Type: application/json'{key} "

@@ -26,7 +26,7 @@ def test_every_flag_reaches_its_setting() -> None:
     config = parse(
         *("org/model", "--tokenizer", "org/tokenizer", "--revision", "main"),
         *("--dtype", "float16", "--load-format", "dummy", "--max-model-len", "32k"),
-        *("--seed", "7", "--backend", "cpu", "--device-index", "1"),
+        *("--seed", "7", "--quantization", "int4", "--backend", "cpu", "--device-index", "1"),
         *("--op", "sample=fast,reference", "--op", "rope=reference"),
         *("--disable-plugin", "a", "--disable-plugin", "b", "--allow-cpu-fallback"),
         *("--memory-utilization", "0.5", "--block-size", "32", "--num-blocks", "100"),
@@ -39,6 +39,7 @@ def test_every_flag_reaches_its_setting() -> None:
     assert (model.model, model.tokenizer, model.revision) == ("org/model", "org/tokenizer", "main")
     assert (model.dtype, model.load_format, model.seed) == ("float16", "dummy", 7)
     assert model.max_model_len == 32_000
+    assert model.quantization == "int4"
     assert (config.backend.backend, config.backend.device_index) == ("cpu", 1)
     assert config.backend.ops == {"sample": ["fast", "reference"], "rope": ["reference"]}
     assert config.backend.disabled_plugins == ("a", "b")
@@ -49,6 +50,12 @@ def test_every_flag_reaches_its_setting() -> None:
     assert scheduler.policy == "priority"
     assert (scheduler.max_queued_requests, scheduler.max_queued_tokens) == (5, 1_000_000)
     assert config.step_timeout == 9
+
+
+def test_an_unknown_quantization_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--quantization", "awq")
+    assert "choose from" in capsys.readouterr().err
 
 
 def test_names_that_users_of_vllm_know_work() -> None:

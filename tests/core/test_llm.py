@@ -183,6 +183,8 @@ def test_a_closed_llm_says_so(llm: LLM) -> None:
 def test_settings_that_are_wrong_are_named() -> None:
     with pytest.raises(ConfigError, match=r"model\.dtype"):
         LLM(dtype="float99")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"model\.quantization"):
+        LLM(quantization="int3")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="gpu_memory_utilization"):
         LLM(memory_utilization=0.5, gpu_memory_utilization=0.5)
     with pytest.raises(TypeError, match="no_such_setting"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import msgspec
 import pytest
 
 from windlass.errors import ModelError, WindlassError
@@ -245,6 +246,9 @@ async def test_the_ready_text_names_address_curl_and_python(engine: FakeEngine) 
     text = ready_text(settings(), engine.info, "http://127.0.0.1:8123")
     assert "curl http://127.0.0.1:8123/v1/chat/completions" in text
     assert 'OpenAI(base_url="http://127.0.0.1:8123/v1", api_key="none")' in text
+    rounded = msgspec.structs.replace(engine.info, quantization="int8")
+    assert "int8 weights" in ready_text(settings(), rounded, "http://x")
+    assert "weights" not in text
     with_key = ready_text(settings(api_keys=("secret",)), engine.info, "http://x")
     assert "Authorization: Bearer" in with_key
     assert "secret" not in with_key

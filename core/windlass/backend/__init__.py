@@ -12,8 +12,9 @@ from windlass.backend.torch_allocator import TorchAllocator
 from windlass.backend.torch_attention import TorchAttention
 from windlass.backend.torch_backend import TorchBackend
 from windlass.backend.torch_device import AcceleratorDevice, HostDevice
-from windlass.config import BackendConfig
+from windlass.config import BackendConfig, Quantization
 from windlass.kernels.linear import DenseWeight, PackedWeight
+from windlass.kernels.quantization import QuantizedWeight
 
 __all__ = [
     "SUPPORTED",
@@ -42,6 +43,8 @@ __all__ = [
     "OpRegistry",
     "PackedWeight",
     "Profile",
+    "Quantization",
+    "QuantizedWeight",
     "Stream",
     "Support",
     "TorchAllocator",

@@ -93,6 +93,7 @@ class TorchModelRunner:
             kv_cache_bytes=self._pool.buffer.nbytes,
             load_seconds=time.monotonic() - started,
             eos_token_ids=loaded.eos_token_ids,
+            quantization=self._config.model.quantization,
         )
 
     def launch(self, plan: StepPlan) -> StepHandle:

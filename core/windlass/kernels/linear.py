@@ -52,8 +52,3 @@ class DenseWeight(PackedWeight):
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """`weight[ids]`."""
         return F.embedding(ids, self.weight)
-
-
-def pack_weight(weight: torch.Tensor) -> PackedWeight:
-    """Keep `weight` `[N, K]` as it is."""
-    return DenseWeight(weight)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from windlass.kernels.linear import pack_weight
+from windlass.config import Quantization
+from windlass.kernels.linear import DenseWeight, PackedWeight
+from windlass.kernels.quantization import QuantizedWeight
 from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
 
 
@@ -56,6 +58,14 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
     """SiLU of the first half times the second (SwiGLU): `[T, 2I]` to `[T, I]`."""
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
+    """A weight `[N, K]` of a linear layer for the products to come: as it is, or rounded.
+
+    The caller gives `weight` away.
+    """
+    return DenseWeight(weight) if quantization is None else QuantizedWeight(weight, quantization)
 
 
 REFERENCES: dict[str, Callable[..., Any]] = {

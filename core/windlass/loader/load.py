@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from windlass.backend import Backend
-from windlass.config import ModelConfig
+from windlass.backend import Backend, QuantizedWeight
+from windlass.config import ModelConfig, Quantization
 from windlass.errors import ConfigError, ModelError, UnsupportedError
-from windlass.loader.checkpoint import Checkpoint
+from windlass.loader.checkpoint import Checkpoint, TensorSource
 from windlass.loader.dummy import DummyTensors
 from windlass.loader.hf_config import eos_token_ids, read_hf_config
 from windlass.loader.location import resolve_model
@@ -67,12 +67,19 @@ def load_decoder(
     dtype = _dtype(config, hf_config, backend)
     _check_backend(decoder_cfg, dtype, backend)
 
-    report = partial(progress or _no_progress, "Loading weights")
+    read = partial(
+        read_weights,
+        config=decoder_cfg,
+        backend=backend,
+        dtype=dtype,
+        quantization=config.quantization,
+        report=partial(progress or _no_progress, "Loading weights"),
+    )
     if dummy:
-        source = DummyTensors(config.seed, decoder_cfg.initializer_range)
-        weights = read_weights(source, decoder_cfg, backend, dtype, report)
+        weights = read(DummyTensors(config.seed, decoder_cfg.initializer_range))
     else:
-        weights = _read_checkpoint(folder, decoder_cfg, backend, dtype, report)
+        weights = _read_checkpoint(folder, decoder_cfg, read)
+    _report(weights, config.quantization, dtype, backend)
     return LoadedModel(
         decoder=Decoder(decoder_cfg, weights, backend),
         decoder_config=decoder_cfg,
@@ -128,14 +135,10 @@ def _check_backend(config: DecoderConfig, dtype: torch.dtype, backend: Backend) 
 
 
 def _read_checkpoint(
-    folder: Path,
-    config: DecoderConfig,
-    backend: Backend,
-    dtype: torch.dtype,
-    report: Callable[[float], None],
+    folder: Path, config: DecoderConfig, read: Callable[[TensorSource], DecoderWeights]
 ) -> DecoderWeights:
     with Checkpoint(folder) as checkpoint:
-        weights = read_weights(checkpoint, config, backend, dtype, report)
+        weights = read(checkpoint)
         left = [name for name in checkpoint.unread if not _is_redundant(name, config)]
     if left:
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
@@ -144,6 +147,31 @@ def _read_checkpoint(
             f"model would answer wrongly: {shown}"
         )
     return weights
+
+
+def _report(
+    weights: DecoderWeights,
+    quantization: Quantization | None,
+    dtype: torch.dtype,
+    backend: Backend,
+) -> None:
+    name = str(dtype).removeprefix("torch.")
+    logger.info("weights take %.0f MiB as %s", weights.nbytes / (1 << 20), quantization or name)
+    linears = [weights.lm_head]
+    for layer in weights.layers:
+        linears += [layer.qkv, layer.o, layer.gate_up, layer.down]
+    slow = sum(isinstance(linear.weight, QuantizedWeight) for linear in linears)
+    if slow:
+        logger.warning(
+            "backend %s has no kernel that multiplies %d of %d linear layers as %s by %s: the "
+            "torch reference does, which saves memory and costs speed%s",
+            backend.spec.name,
+            slow,
+            len(linears),
+            quantization,
+            name,
+            "" if dtype is torch.bfloat16 else "; dtype bfloat16 may have one",
+        )
 
 
 def _is_redundant(name: str, config: DecoderConfig) -> bool:

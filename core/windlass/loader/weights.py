@@ -7,10 +7,11 @@ one destination, which is packed before the next is made. So no second copy of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight
+from windlass.backend import Backend, DenseWeight, HeadNorm, PackedWeight, Quantization
 from windlass.layers.linear import Linear
 from windlass.loader.checkpoint import TensorSource
 from windlass.models.config import DecoderConfig
@@ -36,13 +37,20 @@ class WeightReader:
         self.nbytes += tensor.nbytes
         return tensor
 
-    def linear(self, parts: Sequence[Part], in_features: int, bias: bool = False) -> Linear:
+    def linear(
+        self,
+        parts: Sequence[Part],
+        in_features: int,
+        bias: bool = False,
+        *,
+        quantization: Quantization | None,
+    ) -> Linear:
         """Linear layers over the same input merged into one.
 
         `parts` are (name, out_features); the checkpoint holds `name.weight` and `name.bias`.
         """
-        merged = self._merged(parts, ".weight", in_features)
-        linear = Linear(self._pack_weight(merged), self._merged(parts, ".bias") if bias else None)
+        weight = self._pack_weight(self._merged(parts, ".weight", in_features), quantization)
+        linear = Linear(weight, self._merged(parts, ".bias") if bias else None)
         self.nbytes += linear.nbytes
         return linear
 
@@ -67,20 +75,25 @@ def read_weights(
     config: DecoderConfig,
     backend: Backend,
     dtype: torch.dtype,
+    quantization: Quantization | None,
     report: Callable[[float], None],
 ) -> DecoderWeights:
     """All weights of a decoder; `report` gets the share that is done.
+
+    Of a quantised model embedding and norms stay in `dtype`, and the output layer, whose errors
+    nothing averages, is never below int8.
 
     Raises:
         ModelError: see `Checkpoint.fill`.
     """
     reader = WeightReader(source, backend, dtype)
     vocab, hidden, prefix = config.vocab_size, config.hidden_size, source.prefix
+    output: Quantization | None = "int8" if quantization else None
     done = vocab * hidden
     report(0.0)
     table = f"{prefix}embed_tokens"
     if config.tie_word_embeddings:
-        lm_head = reader.linear([(table, vocab)], hidden)
+        lm_head = reader.linear([(table, vocab)], hidden, quantization=output)
     if config.tie_word_embeddings and lm_head.weight.keeps_rows:
         embedding = lm_head.weight
     else:
@@ -88,12 +101,12 @@ def read_weights(
     layers = []
     for layer in range(config.num_layers):
         report(done / config.num_parameters)
-        layers.append(_read_layer(reader, config, f"{prefix}layers.{layer}"))
+        layers.append(_read_layer(reader, config, quantization, f"{prefix}layers.{layer}"))
         done += config.parameters_per_layer
     norm = reader.tensor(f"{prefix}norm.weight", hidden)
     if not config.tie_word_embeddings:
         report(done / config.num_parameters)
-        lm_head = reader.linear([("lm_head", vocab)], hidden)
+        lm_head = reader.linear([("lm_head", vocab)], hidden, quantization=output)
     report(1.0)
     return DecoderWeights(
         embedding=embedding,
@@ -104,7 +117,10 @@ def read_weights(
     )
 
 
-def _read_layer(reader: WeightReader, config: DecoderConfig, name: str) -> LayerWeights:
+def _read_layer(
+    reader: WeightReader, config: DecoderConfig, quantization: Quantization | None, name: str
+) -> LayerWeights:
+    linear = partial(reader.linear, quantization=quantization)
     attention, mlp = f"{name}.self_attn", f"{name}.mlp"
     hidden, intermediate = config.hidden_size, config.intermediate_size
     qkv = [
@@ -122,10 +138,10 @@ def _read_layer(reader: WeightReader, config: DecoderConfig, name: str) -> Layer
         )
     return LayerWeights(
         input_norm=reader.tensor(f"{name}.input_layernorm.weight", hidden),
-        qkv=reader.linear(qkv, hidden, config.qkv_bias),
+        qkv=linear(qkv, hidden, config.qkv_bias),
         head_norm=head_norm,
-        o=reader.linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
+        o=linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
         post_attention_norm=reader.tensor(f"{name}.post_attention_layernorm.weight", hidden),
-        gate_up=reader.linear(gate_up, hidden, config.mlp_bias),
-        down=reader.linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
+        gate_up=linear(gate_up, hidden, config.mlp_bias),
+        down=linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
     )

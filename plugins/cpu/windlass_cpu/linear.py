@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from windlass.backend import SUPPORTED, PackedWeight, Support
+from windlass.backend import SUPPORTED, PackedWeight, Quantization, Support
 from windlass_cpu.library import load_library
 
 _HUGE_PAGE = 2 << 20
@@ -176,19 +176,29 @@ class Int4Group128Weight(KernelWeight):
     weight_format = "int4_group128"
 
 
-def supports_pack_weight(weight: torch.Tensor) -> Support:
+FORMATS: dict[Quantization | None, type[KernelWeight]] = {
+    None: Bf16Weight,
+    "int8": Int8Weight,
+    "int4": Int4Weight,
+}
+
+
+def supports_pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> Support:
     """Whether the kernels take `weight`: bf16 `[N, K]` on the CPU."""
     if weight.device.type != "cpu" or weight.dim() != 2:
         return Support.no("the weight is not a matrix on the CPU")
     if weight.dtype is not torch.bfloat16:
         return Support.no(f"the kernels multiply bfloat16, not {weight.dtype}")
+    packing = FORMATS[quantization]
+    if weight.shape[1] > packing.most_inputs:
+        return Support.no(f"the kernels sum at most {packing.most_inputs} inputs")
     try:
-        kernels(Bf16Weight.weight_format)
+        kernels(packing.weight_format)
     except (OSError, AttributeError) as exc:
         return Support.no(f"the kernel library cannot be used: {exc}")
     return SUPPORTED
 
 
-def pack_weight(weight: torch.Tensor) -> PackedWeight:
-    """Pack a bf16 `weight` `[N, K]`; it is not needed any more afterwards."""
-    return Bf16Weight(weight)
+def pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
+    """Pack a bf16 `weight` `[N, K]`, rounded if asked for; it is not needed any more afterwards."""
+    return FORMATS[quantization](weight)

@@ -29,7 +29,9 @@ def anonymous():
 
 spec = BackendSpec(name="reference", target="", device_type="cpu", priority=1)
 backend = TorchBackend(spec, BackendConfig())
-config = ModelConfig(model=sys.argv[1], dtype="bfloat16", max_model_len=64)
+config = ModelConfig(
+    model=sys.argv[1], dtype="bfloat16", quantization=sys.argv[2] or None, max_model_len=64
+)
 before, peak, reading = 0, 0, threading.Event()
 
 def sample():
@@ -49,6 +51,10 @@ thread.join()
 print(json.dumps({"peak": max(peak, anonymous()) - before, "weights": loaded.weight_bytes}))
 """
 MIB = 1 << 20
+ONE_LAYER = 11 * MIB
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
 
 
 @pytest.fixture
@@ -75,16 +81,30 @@ def large(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_the_peak_while_loading_is_the_weights_and_one_layer(large: Path) -> None:
+def measure(folder: Path, quantization: str = "") -> tuple[int, int]:
+    """(peak while loading, weights) in bytes."""
     output = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(large)],
+        [sys.executable, "-c", MEASURE, str(folder), quantization],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
     measured = json.loads(output)
-    one_layer = 11 * MIB
     print(f"peak {measured['peak'] / MIB:.0f} MiB, weights {measured['weights'] / MIB:.0f} MiB")
-    assert measured["weights"] > 100e6
-    assert 0.95 * measured["weights"] < measured["peak"] < measured["weights"] + one_layer
+    return measured["peak"], measured["weights"]
+
+
+@needs_proc
+def test_the_peak_while_loading_is_the_weights_and_one_layer(large: Path) -> None:
+    peak, weights = measure(large)
+    assert weights > 100e6
+    assert 0.95 * weights < peak < weights + ONE_LAYER
+
+
+@needs_proc
+@pytest.mark.parametrize(("quantization", "most"), [("int8", 0.6), ("int4", 0.4)])
+def test_what_was_rounded_is_not_held_any_more(large: Path, quantization: str, most: float) -> None:
+    peak, weights = measure(large, quantization)
+    assert weights < most * 113e6
+    # One weight as it was read, and some float32 copies of a part of it; all would be 9 layers.
+    assert 0.95 * weights < peak < weights + 5 * ONE_LAYER

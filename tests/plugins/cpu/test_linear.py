@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from windlass.backend import Quantization, QuantizedWeight
 from windlass_cpu import library
 from windlass_cpu.linear import (
     Bf16Weight,
@@ -337,6 +338,35 @@ def test_an_outlier_spoils_its_own_group_only(packing: type[KernelWeight]) -> No
     assert whole_row > 0.25
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+@many
+@given(shape=shapes, with_bias=st.booleans(), seed=st.integers(0, 2**31))
+def test_kernels_round_as_the_reference_does(
+    isa: str,
+    quantization: Quantization,
+    shape: tuple[int, int, int],
+    with_bias: bool,
+    seed: int,
+) -> None:
+    rows, inputs, outputs = shape
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1, scale=0.02)
+    bias = random(outputs, seed=seed + 2) if with_bias else None
+    reference = QuantizedWeight(weight, quantization).apply_float(x, bias)
+    found = pack_weight(weight, quantization).apply_float(x, bias)
+    # Where two scales leave the same error in a group of an int4 channel, either may be taken.
+    off = (found - reference).abs() > summing_error(x, weight) + FP32_UNIT * reference.abs()
+    assert off.any(0).sum() <= (1 if quantization == "int4" else 0)
+
+
+@pytest.mark.parametrize("packing", [Int8Weight, Int4Weight])
+def test_a_quantised_row_is_the_same_in_every_batch(packing: type[KernelWeight], isa: str) -> None:
+    x, packed = random(70, 544, seed=1), packing(random(96, 544, seed=2))
+    together = packed.apply_float(x)
+    for count in (1, 3, 17):
+        parts = [packed.apply_float(part) for part in torch.split(x, count)]
+        assert torch.equal(torch.cat(parts), together)
+
+
 def test_not_a_number_and_infinity_survive(isa: str) -> None:
     weight = torch.eye(3, dtype=torch.bfloat16)
     x = torch.tensor([[float("inf"), 1, 2]], dtype=torch.bfloat16)
@@ -387,6 +417,11 @@ def test_only_bf16_matrices_are_taken() -> None:
     for dtype in (torch.float32, torch.float16):
         assert "bfloat16" in supports_pack_weight(torch.zeros(4, 4, dtype=dtype)).reason
     assert not supports_pack_weight(torch.zeros(4, dtype=torch.bfloat16))
+
+
+def test_inputs_beyond_what_integer_sums_hold_are_left_to_the_reference() -> None:
+    weight = torch.zeros(1, 65537, dtype=torch.bfloat16)
+    assert "65536" in supports_pack_weight(weight, "int8").reason
 
 
 @pytest.mark.parametrize(
