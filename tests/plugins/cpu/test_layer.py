@@ -17,6 +17,7 @@ from windlass.backend import (
     LayerParts,
     LayerWeights,
     Linear,
+    Quantization,
 )
 from windlass.kernels.linear import DenseWeight
 from windlass.layers.decoder_layer import DecoderLayer
@@ -25,7 +26,7 @@ from windlass.testing.paged_step import LAYER, PagedStep, build_step
 from windlass_cpu.backend import CpuBackend
 from windlass_cpu.layer import FusedLayers
 from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
-from windlass_cpu.linear import Bf16Weight
+from windlass_cpu.linear import pack_weight
 from windlass_cpu.plugin import SPEC, windlass_op_providers
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the kernels were not built")
@@ -52,11 +53,18 @@ def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
     return (torch.randn(*shape, generator=generator) * scale).bfloat16()
 
 
-def parts(index: int, *, biased: bool, normed: bool, window: int = 0) -> LayerParts:
+def parts(
+    index: int,
+    *,
+    biased: bool,
+    normed: bool,
+    window: int = 0,
+    quantization: Quantization | None = None,
+) -> LayerParts:
     """A layer with random weights, packed for the kernels."""
 
     def linear(outputs: int, inputs: int) -> Linear:
-        weight = Bf16Weight(random(outputs, inputs, scale=inputs**-0.5))
+        weight = pack_weight(random(outputs, inputs, scale=inputs**-0.5), quantization)
         return Linear(weight, random(outputs, seed=1) if biased else None)
 
     heads = HeadNorm(random(HEAD_DIM, seed=2), random(HEAD_DIM, seed=3), 1e-6) if normed else None
@@ -121,12 +129,18 @@ def context_of(backend: CpuBackend, step: PagedStep) -> ForwardContext:
 @pytest.mark.parametrize(
     ("biased", "normed", "window"), [(False, True, 0), (True, False, 0), (False, True, 7)]
 )
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
 def test_fused_layers_equal_their_ops(
-    isa: str, backend: CpuBackend, biased: bool, normed: bool, window: int
+    isa: str,
+    backend: CpuBackend,
+    biased: bool,
+    normed: bool,
+    window: int,
+    quantization: Quantization | None,
 ) -> None:
     layers = [
-        parts(0, biased=biased, normed=normed),
-        parts(1, biased=biased, normed=normed, window=window),
+        parts(0, biased=biased, normed=normed, quantization=quantization),
+        parts(1, biased=biased, normed=normed, window=window, quantization=quantization),
     ]
     fused = backend.fuse_layers(layers)
     assert isinstance(fused, FusedLayers)
