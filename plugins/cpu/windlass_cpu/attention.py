@@ -125,8 +125,6 @@ class Plan:
         self._addresses = addresses
         self._tasks: dict[tuple[int, int, torch.dtype], int] = {}
         self.call = AttentionCall()
-        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._addresses_of_rows = (0, 0)
 
     def tasks(self, num_heads: int, window: int, dtype: torch.dtype) -> int:
         """Address of the tasks of the layers with this window."""
@@ -136,13 +134,6 @@ class Plan:
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
             self._tasks[num_heads, window, dtype] = tasks
         return tasks
-
-    def rows_of(self, positions: torch.Tensor, slot_mapping: torch.Tensor) -> tuple[int, int]:
-        """Addresses of the step's positions and slots, which are the same for every layer."""
-        if self._rows is None:
-            self._rows = (positions.contiguous(), _slots(slot_mapping))
-            self._addresses_of_rows = (self._rows[0].data_ptr(), self._rows[1].data_ptr())
-        return self._addresses_of_rows
 
     def _shape(self, num_heads: int, window: int, dtype: torch.dtype) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
@@ -229,7 +220,7 @@ class CpuAttention(Attention):
         slot_mapping: torch.Tensor,
     ) -> None:
         """Copy each head of each token to its slot, or round it to bytes there."""
-        slots = _slots(slot_mapping)
+        slots = slot_numbers(slot_mapping)
         addresses = self.addresses(pool)
         for new, sides in ((key, addresses.keys), (value, addresses.values)):
             heads = unit_stride(new)
@@ -265,7 +256,7 @@ class CpuAttention(Attention):
                 pool, layer, query, key, value, positions, cos_sin, slot_mapping, norm, ops
             )
         value = unit_stride(value)
-        positions, slots = positions.contiguous(), _slots(slot_mapping)
+        positions, slots = positions.contiguous(), slot_numbers(slot_mapping)
         addresses = self.addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
@@ -325,7 +316,8 @@ def _sides(layers: list[torch.Tensor], scales: list[torch.Tensor]) -> list[Cache
     ]
 
 
-def _slots(slot_mapping: torch.Tensor) -> torch.Tensor:
+def slot_numbers(slot_mapping: torch.Tensor) -> torch.Tensor:
+    """Slots as the kernels read them: int64, side by side."""
     if slot_mapping.dtype is not torch.int64:
         slot_mapping = slot_mapping.long()
     return slot_mapping.contiguous()
