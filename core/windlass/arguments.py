@@ -123,6 +123,11 @@ def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of blocks, instead of what the memory allows",
     )
     group.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "int8", "fp8", "fp8_e4m3"),
+        help="number format of keys and values (default: auto, the model's own)",
+    )
+    group.add_argument(
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
         help="reuse blocks of equal prompt prefixes (default: yes)",
@@ -179,7 +184,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     scheduler = {**_given(args, "max_num_seqs", "max_num_batched_tokens"), **_set(queue)}
     return EngineConfig(
         model=ModelConfig(model=model, **_given(args, *names, "seed")),
-        cache=CacheConfig(**_given(args, *cache_names)),
+        cache=CacheConfig(**_given(args, *cache_names), **_set({"dtype": args.kv_cache_dtype})),
         scheduler=SchedulerConfig(**scheduler),
         backend=_backend_config(args),
         **_given(args, "step_timeout"),

@@ -14,6 +14,7 @@ import msgspec
 from windlass.errors import ConfigError
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
+KVCacheDType = Literal["auto", "int8", "fp8", "fp8_e4m3"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["int8", "int4"]
 SchedulingPolicy = Literal["fcfs", "priority"]
@@ -63,13 +64,15 @@ class CacheConfig(_Config, frozen=True):
 
     `block_size` is in tokens (None: the backend's preference); `num_blocks` overrides the size
     that is derived from memory; `memory_utilization` is the share of the device memory that
-    weights and cache together may use (None: the backend's default).
+    weights and cache together may use (None: the backend's default). `dtype` is what keys and
+    values are stored in: "auto" (as the model computes), "int8", or "fp8", also called "fp8_e4m3".
     """
 
     block_size: int | None = None
     num_blocks: int | None = None
     memory_utilization: float | None = None
     enable_prefix_caching: bool = True
+    dtype: KVCacheDType = "auto"
 
     def __post_init__(self) -> None:
         size, blocks, share = self.block_size, self.num_blocks, self.memory_utilization
@@ -149,6 +152,7 @@ def check_config(config: EngineConfig) -> EngineConfig:
 class ModelInfo(_Config, frozen=True):
     """What was resolved when the model was loaded; sent from the engine to its front ends.
 
+    `kv_cache_dtype` is "auto" for a cache in the model's `dtype`, else "int8" or "fp8".
     Sizes in tokens (`max_model_len`, `block_size`), blocks (`num_blocks`), bytes (`weight_bytes`,
     `kv_cache_bytes`), seconds (`load_seconds`). `dtype` is that of activations, and of weights
     unless `quantization` says otherwise.
@@ -169,4 +173,5 @@ class ModelInfo(_Config, frozen=True):
     kv_cache_bytes: int
     load_seconds: float
     eos_token_ids: tuple[int, ...] = ()
+    kv_cache_dtype: str = "auto"
     quantization: Quantization | None = None

@@ -14,6 +14,7 @@ from windlass.config import (
     CacheConfig,
     DType,
     EngineConfig,
+    KVCacheDType,
     LoadFormat,
     ModelConfig,
     ModelInfo,
@@ -76,6 +77,7 @@ class LLM:
         block_size: int | None = None,
         num_blocks: int | None = None,
         enable_prefix_caching: bool = True,
+        kv_cache_dtype: KVCacheDType = "auto",
         backend: str = "auto",
     ) -> None:
         if memory_utilization is not None and gpu_memory_utilization is not None:
@@ -96,6 +98,7 @@ class LLM:
                 num_blocks=num_blocks,
                 memory_utilization=memory_utilization or gpu_memory_utilization,
                 enable_prefix_caching=enable_prefix_caching,
+                dtype=kv_cache_dtype,
             ),
             scheduler=SchedulerConfig(
                 max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens

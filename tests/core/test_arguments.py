@@ -30,6 +30,7 @@ def test_every_flag_reaches_its_setting() -> None:
         *("--op", "sample=fast,reference", "--op", "rope=reference"),
         *("--disable-plugin", "a", "--disable-plugin", "b", "--allow-cpu-fallback"),
         *("--memory-utilization", "0.5", "--block-size", "32", "--num-blocks", "100"),
+        *("--kv-cache-dtype", "int8"),
         *("--no-enable-prefix-caching", "--max-num-seqs", "8"),
         *("--max-num-batched-tokens", "4K", "--scheduling-policy", "priority"),
         *("--max-num-queued-reqs", "5", "--max-num-queued-tokens", "1m"),
@@ -46,6 +47,7 @@ def test_every_flag_reaches_its_setting() -> None:
     assert config.backend.allow_cpu_fallback
     assert (cache.memory_utilization, cache.block_size, cache.num_blocks) == (0.5, 32, 100)
     assert not cache.enable_prefix_caching
+    assert cache.dtype == "int8"
     assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (8, 4096)
     assert scheduler.policy == "priority"
     assert (scheduler.max_queued_requests, scheduler.max_queued_tokens) == (5, 1_000_000)
@@ -63,6 +65,7 @@ def test_names_that_users_of_vllm_know_work() -> None:
     assert config.cache.memory_utilization == 0.9
     assert config.cache.num_blocks == 64
     assert parse("--max-model-len", "auto").model.max_model_len is None
+    assert parse("--kv-cache-dtype", "fp8_e4m3").cache.dtype == "fp8_e4m3"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport,
 from windlass.backend.collectives import Collectives, TorchCollectives
 from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
-from windlass.backend.layer import ForwardContext, LayerFunction, LayerParts, LayerWeights
+from windlass.backend.layer import ForwardContext, LayerParts, LayersFunction, LayerWeights
 from windlass.backend.linear import Linear
 from windlass.backend.ops import OpRegistry
 from windlass.backend.torch_allocator import TorchAllocator
@@ -41,9 +41,9 @@ __all__ = [
     "KVLayout",
     "KVPool",
     "KVSpec",
-    "LayerFunction",
     "LayerParts",
     "LayerWeights",
+    "LayersFunction",
     "Linear",
     "MemoryInfo",
     "MemoryPolicy",

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from windlass.backend.capabilities import SUPPORTED, GraphSupport, Support
-from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.kv_cache import SCALE_DTYPE, KVLayout, KVPool, KVSpec
 from windlass.backend.ops import OpRegistry
+from windlass.kernels.kv_quantization import indexable
 
 
 @dataclass(kw_only=True)
@@ -83,8 +84,14 @@ class Attention(ABC):
         params: AttentionParams,
         graph: GraphSupport = GraphSupport.NONE,
     ) -> Support:
-        """Whether a layer with these properties can run."""
-        del spec, layout, dtype, params, graph
+        """Whether a layer with these properties, in a model of `dtype`, can run.
+
+        By default with a cache of the model's dtype: a quantised one (`KVSpec.dtype`) is refused
+        until an implementation says that it reads and writes it.
+        """
+        del layout, params, graph
+        if spec.dtype is not dtype:
+            return Support.no(f"its cache holds the model's {dtype}, not {spec.dtype}")
         return SUPPORTED
 
     @abstractmethod
@@ -103,7 +110,10 @@ class Attention(ABC):
         value: torch.Tensor,
         slot_mapping: torch.Tensor,
     ) -> None:
-        """Store `key` and `value`, both `[T, Hkv, D]`, into their slots (-1: skip)."""
+        """Store `key` and `value`, both `[T, Hkv, D]`, into their slots (-1: skip).
+
+        What a quantised cache holds is what `windlass.kernels.kv_quantization` makes of them.
+        """
 
     def rope_and_write(
         self,
@@ -150,12 +160,28 @@ class Attention(ABC):
         """
 
     def export_blocks(self, pool: KVPool, layer: int, block_ids: torch.Tensor) -> torch.Tensor:
-        """Blocks in the common form `[n, 2, block_size, Hkv, D]`, whatever the layout."""
-        return torch.stack((pool.keys[layer][block_ids], pool.values[layer][block_ids]), dim=1)
+        """Blocks in the common form `[n, 2, block_size, Hkv, D]`, whatever the layout.
+
+        Of a quantised cache uint8 `[n, 2, block_size, Hkv, bytes]`: a head's numbers, then its
+        scale.
+        """
+        sides = [indexable(side[layer])[block_ids] for side in (pool.keys, pool.values)]
+        blocks = torch.stack(sides, dim=1)
+        if not pool.spec.has_scales:
+            return blocks
+        sides = [side[layer][block_ids] for side in (pool.key_scales, pool.value_scales)]
+        scales = torch.stack(sides, dim=1)[..., None]
+        return torch.cat((blocks.view(torch.uint8), scales.view(torch.uint8)), dim=-1)
 
     def import_blocks(
         self, pool: KVPool, layer: int, block_ids: torch.Tensor, blocks: torch.Tensor
     ) -> None:
         """Store blocks given in the common form."""
-        pool.keys[layer][block_ids] = blocks[:, 0]
-        pool.values[layer][block_ids] = blocks[:, 1]
+        numbers = blocks
+        if pool.spec.has_scales:
+            numbers = blocks[..., : pool.spec.head_dim].view(pool.spec.dtype)
+            scales = blocks[..., pool.spec.head_dim :].contiguous().view(SCALE_DTYPE)[..., 0]
+            pool.key_scales[layer][block_ids] = scales[:, 0]
+            pool.value_scales[layer][block_ids] = scales[:, 1]
+        indexable(pool.keys[layer])[block_ids] = numbers[:, 0]
+        indexable(pool.values[layer])[block_ids] = numbers[:, 1]

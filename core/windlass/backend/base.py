@@ -12,7 +12,7 @@ from windlass.backend.capabilities import Capabilities
 from windlass.backend.collectives import Collectives
 from windlass.backend.device import Device
 from windlass.backend.kv_cache import KVLayout, KVSpec
-from windlass.backend.layer import LayerFunction, LayerParts
+from windlass.backend.layer import LayerParts, LayersFunction
 from windlass.backend.ops import OpRegistry
 from windlass.plugin.spec import BackendSpec
 
@@ -42,12 +42,12 @@ class Backend(ABC):
         del config
         return None
 
-    def fuse_layer(self, parts: LayerParts) -> LayerFunction | None:
-        """The whole layer as one call, where the backend has that; None: the ops, one by one.
+    def fuse_layers(self, layers: Sequence[LayerParts]) -> LayersFunction | None:
+        """All layers as one call, where the backend has that; None: the ops, one by one.
 
-        Called once for each layer, when its weights are packed.
+        Called once, when the weights are packed.
         """
-        del parts
+        del layers
         return None
 
     def warmup(self, *, weight_bytes: int) -> None:

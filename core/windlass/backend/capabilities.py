@@ -40,7 +40,7 @@ class GraphSupport(IntEnum):
 class Capabilities:
     """Facts about a backend; every default is the conservative answer.
 
-    `attention` may hold "gqa", "window", "softcap", "sinks", "lse", "fp8_kv", "mla".
+    `attention` may hold "gqa", "window", "softcap", "sinks", "lse", "mla".
     `block_multiple` divides every block size; `asynchronous` says that kernels run on the device
     while the host goes on; `memory_statistics` says how far `Device.memory` can be trusted.
     `memory_utilization` is the default share of memory that weights and KV cache may use;

@@ -8,14 +8,33 @@ from typing import Literal
 
 import torch
 
+from windlass.kernels.kv_quantization import indexable
+
+SCALE_DTYPE = torch.float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class KVSpec:
-    """What one layer stores per token: `num_kv_heads` keys and values of `head_dim` numbers."""
+    """What one layer stores per token: `num_kv_heads` keys and values of `head_dim` numbers.
+
+    `dtype` is the model's, or `torch.float8_e4m3fn`, or `torch.int8`, to which belongs a float32
+    scale for each token and head: `windlass.kernels.kv_quantization`.
+    """
 
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether a stored number is to be multiplied with its head's scale."""
+        return self.dtype == torch.int8
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of one token's key, or value, in one head."""
+        scale = SCALE_DTYPE.itemsize if self.has_scales else 0
+        return self.head_dim * self.dtype.itemsize + scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +43,10 @@ class KVLayout:
 
     `order` permutes the logical axes: L layer, B block, N slot in the block, H head, C channel
     (last axis fastest). `kv` "split" keeps all keys before all values; "packed" puts a token's
-    key and value side by side on the channel axis. A backend whose layout is no permutation says
-    `canonical=False`, builds the views itself and overrides `Attention.export_blocks`.
+    key and value side by side on the channel axis. Scales, where there are any, stand before all
+    numbers, those of keys first, in the same order without C. A backend whose layout is no
+    permutation says `canonical=False`, builds the views itself and overrides
+    `Attention.export_blocks`.
     """
 
     order: str = "LBNHC"
@@ -45,13 +66,13 @@ class KVLayout:
 
     def block_bytes(self, spec: KVSpec, num_layers: int) -> int:
         """Bytes of one block over all layers, keys and values."""
-        numbers = num_layers * self.block_size * spec.num_kv_heads * spec.head_dim
-        return 2 * numbers * spec.dtype.itemsize
+        return 2 * num_layers * self.block_size * spec.num_kv_heads * spec.head_bytes
 
     def views(
         self, buffer: torch.Tensor, spec: KVSpec, num_layers: int, num_blocks: int
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Cut a uint8 buffer into keys and values, one logical `[B, N, H, C]` view a layer."""
+        buffer = buffer[self._scale_bytes(spec, num_layers, num_blocks) :]
         packed = self.kv == "packed"
         channels = spec.head_dim * (2 if packed else 1)
         sizes = {
@@ -72,12 +93,32 @@ class KVLayout:
             keys, values = first, numbers[count : 2 * count].view(shape).permute(logical)
         return list(keys.unbind(0)), list(values.unbind(0))
 
+    def scale_views(
+        self, buffer: torch.Tensor, spec: KVSpec, num_layers: int, num_blocks: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Cut the scales of keys and values out of the buffer: `[B, N, H]` a layer, or none."""
+        if not spec.has_scales:
+            return [], []
+        sizes = {"L": num_layers, "B": num_blocks, "N": self.block_size, "H": spec.num_kv_heads}
+        order = self.order.replace("C", "")
+        scales = buffer[: self._scale_bytes(spec, num_layers, num_blocks)].view(SCALE_DTYPE)
+        scales = scales.view(2, *(sizes[axis] for axis in order))
+        logical = [0, *(order.index(axis) + 1 for axis in "LBNH")]
+        keys, values = scales.permute(logical).unbind(0)
+        return list(keys.unbind(0)), list(values.unbind(0))
+
+    def _scale_bytes(self, spec: KVSpec, num_layers: int, num_blocks: int) -> int:
+        heads = num_layers * num_blocks * self.block_size * spec.num_kv_heads
+        return 2 * heads * SCALE_DTYPE.itemsize if spec.has_scales else 0
+
 
 @dataclass(kw_only=True)
 class KVPool:
     """A reserved KV cache: `keys[layer]` and `values[layer]` are `[B, N, H, C]` views of `buffer`.
 
-    Block 0 is the null block: padding may read it, nothing relies on what it holds.
+    `key_scales[layer]` and `value_scales[layer]` are float32 `[B, N, H]`, without a layer where
+    the spec has no scales. Block 0 is the null block: padding may read it, nothing relies on what
+    it holds.
     """
 
     spec: KVSpec
@@ -87,6 +128,14 @@ class KVPool:
     buffer: torch.Tensor
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
+    key_scales: list[torch.Tensor]
+    value_scales: list[torch.Tensor]
+
+    @property
+    def parts(self) -> list[torch.Tensor]:
+        """Everything that belongs to a block: views with B in front, fp8 as bytes."""
+        numbers = [indexable(view) for view in (*self.keys, *self.values)]
+        return [*numbers, *self.key_scales, *self.value_scales]
 
     @property
     def block_size(self) -> int:
@@ -99,6 +148,7 @@ class KVPool:
     ) -> KVPool:
         """Make a pool from a buffer of `num_blocks * layout.block_bytes(spec, num_layers)`."""
         keys, values = layout.views(buffer, spec, num_layers, num_blocks)
+        key_scales, value_scales = layout.scale_views(buffer, spec, num_layers, num_blocks)
         return cls(
             spec=spec,
             layout=layout,
@@ -107,6 +157,8 @@ class KVPool:
             buffer=buffer,
             keys=keys,
             values=values,
+            key_scales=key_scales,
+            value_scales=value_scales,
         )
 
     def segments(self, block_id: int) -> list[tuple[int, int]]:
@@ -114,17 +166,16 @@ class KVPool:
 
         All that a transfer connector needs; holds for canonical layouts.
         """
-        numbers = torch.cat([_offsets(view[block_id]) for view in (*self.keys, *self.values)])
-        numbers = (numbers - self.buffer.storage_offset() // self.spec.dtype.itemsize).sort().values
-        breaks = torch.nonzero(numbers.diff() != 1).flatten() + 1
-        runs = torch.tensor_split(numbers, breaks.tolist())
-        size = self.spec.dtype.itemsize
-        return [(int(run[0]) * size, len(run) * size) for run in runs]
+        starts = torch.cat([_byte_offsets(view[block_id]) for view in self.parts])
+        starts = (starts - int(self.buffer.storage_offset())).sort().values
+        breaks = torch.nonzero(starts.diff() != 1).flatten() + 1
+        runs = torch.tensor_split(starts, breaks.tolist())
+        return [(int(run[0]), len(run)) for run in runs]
 
 
-def _offsets(block: torch.Tensor) -> torch.Tensor:
-    """Where each number of a strided tensor lies in its storage, flat int64."""
+def _byte_offsets(block: torch.Tensor) -> torch.Tensor:
+    """Where each byte of a strided tensor lies in its storage, flat int64."""
     offsets = torch.tensor([block.storage_offset()])
     for size, stride in zip(block.shape, block.stride(), strict=True):
         offsets = (offsets[:, None] + torch.arange(size) * stride).flatten()
-    return offsets
+    return (offsets[:, None] * block.itemsize + torch.arange(block.itemsize)).flatten()

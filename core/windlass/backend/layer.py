@@ -56,11 +56,11 @@ class ForwardContext:
     slot_mapping: torch.Tensor
 
 
-LayerFunction = Callable[
-    [torch.Tensor, torch.Tensor | None, torch.Tensor, ForwardContext],
-    tuple[torch.Tensor, torch.Tensor],
+LayersFunction = Callable[
+    [torch.Tensor, torch.Tensor, ForwardContext], tuple[torch.Tensor, torch.Tensor]
 ]
-"""`(hidden, residual, positions, context)` to `(output not yet added to the residual, residual)`.
+"""All layers of a decoder: `(hidden, positions, context)` to `(output of the last layer, not yet
+added to the residual stream; residual stream)`.
 
-`hidden` and both results are `[T, H]`, `positions` int64 `[T]`; the first layer gets no residual.
-The function may overwrite what it is given, but for the positions."""
+`hidden` `[T, H]` is what the embedding gave, and may be overwritten; both results are `[T, H]`,
+`positions` int64 `[T]`."""

@@ -90,14 +90,14 @@ class TorchAllocator(Allocator):
         """Gather, then scatter: overlapping pairs read the old content."""
         source, destination = pairs.to(self.device.torch_device).unbind(1)
         for pool in pools:
-            for view in (*pool.keys, *pool.values):
+            for view in pool.parts:
                 view[destination] = view[source]
 
     def zero_blocks(self, pools: Sequence[KVPool], block_ids: torch.Tensor) -> None:
         """Zero every layer's part of the blocks."""
         ids = block_ids.to(self.device.torch_device)
         for pool in pools:
-            for view in (*pool.keys, *pool.values):
+            for view in pool.parts:
                 view[ids] = 0
 
     def swap(
@@ -106,11 +106,7 @@ class TorchAllocator(Allocator):
         """Copy block by block on `stream`; asynchronous when the host side is page-locked."""
         with self.device.use(stream):
             for old, new in pairs.tolist():
-                for there, here in zip(
-                    (*source.keys, *source.values),
-                    (*destination.keys, *destination.values),
-                    strict=True,
-                ):
+                for there, here in zip(source.parts, destination.parts, strict=True):
                     here[new].copy_(there[old], non_blocking=True)
             event = self.device.event()
             event.record(stream)

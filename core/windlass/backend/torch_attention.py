@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from windlass.backend.attention import Attention, AttentionBatch, AttentionParams
-from windlass.backend.kv_cache import KVPool
+from windlass.backend.capabilities import SUPPORTED, GraphSupport, Support
+from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
 from windlass.kernels.attention import attend, visible
+from windlass.kernels.kv_quantization import FP8, indexable, quantize_kv, take_blocks
 
 _GATHER_BYTES = 128 << 20
 _SCORE_NUMBERS = 16 << 20
@@ -42,6 +44,19 @@ class _Plan:
 class TorchAttention(Attention):
     """Gathers blocks, then multiplies: decodes together, prefill chunks one request at a time."""
 
+    def supports(
+        self,
+        spec: KVSpec,
+        layout: KVLayout,
+        dtype: torch.dtype,
+        params: AttentionParams,
+        graph: GraphSupport = GraphSupport.NONE,
+    ) -> Support:
+        """Everything, over a cache of the model's dtype, int8 or fp8."""
+        if spec.dtype in (torch.int8, FP8):
+            return SUPPORTED
+        return super().supports(spec, layout, dtype, params, graph)
+
     def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
         """Cut the step so that no gather and no score matrix grows without bound."""
         del capture
@@ -58,8 +73,14 @@ class TorchAttention(Attention):
         """Scatter by slot; padding goes to slot 0, in the null block that nobody relies on."""
         slots = slot_mapping.clamp(min=0).long()
         blocks, offsets = slots // pool.block_size, slots % pool.block_size
-        pool.keys[layer][blocks, offsets] = key
-        pool.values[layer][blocks, offsets] = value
+        for new, cache, cache_scales in (
+            (key, pool.keys, pool.key_scales),
+            (value, pool.values, pool.value_scales),
+        ):
+            stored, scales = quantize_kv(new, pool.spec.dtype)
+            indexable(cache[layer])[blocks, offsets] = indexable(stored)
+            if scales is not None:
+                cache_scales[layer][blocks, offsets] = scales
 
     def run(
         self,
@@ -87,7 +108,9 @@ def _decodes(batch: AttentionBatch, pool: KVPool) -> list[_Decode]:
     longest = max(batch.seq_lens_cpu[:count])
     num_blocks = -(-longest // pool.block_size)
     spec = pool.spec
-    block_bytes = pool.block_size * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+    # A quantised cache is widened to float32 on the way.
+    itemsize = 4 if spec.dtype.itemsize == 1 else spec.dtype.itemsize
+    block_bytes = pool.block_size * spec.num_kv_heads * spec.head_dim * itemsize
     group = max(1, _GATHER_BYTES // (num_blocks * block_bytes))
     decodes = []
     for start in range(0, count, group):
@@ -108,13 +131,20 @@ def _prefills(batch: AttentionBatch, pool: KVPool) -> list[_Prefill]:
     return prefills
 
 
-def _gather(cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+def _gather(
+    cache: torch.Tensor, scales: torch.Tensor | None, blocks: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """Blocks `[R, M]` of a `[B, N, H, C]` cache as `[R, H, M * N, C]`."""
     rows, count = blocks.shape
     _, size, heads, channels = cache.shape
-    picked = cache.transpose(1, 2).index_select(0, blocks.flatten())
+    by_head = None if scales is None else scales.transpose(1, 2)
+    picked = take_blocks(cache.transpose(1, 2), by_head, blocks.flatten(), dtype)
     picked = picked.view(rows, count, heads, size, channels).transpose(1, 2)
     return picked.reshape(rows, heads, count * size, channels)
+
+
+def _scales(scales: list[torch.Tensor], layer: int) -> torch.Tensor | None:
+    return scales[layer] if scales else None
 
 
 def _run_decode(
@@ -127,8 +157,8 @@ def _run_decode(
     lse: torch.Tensor | None,
 ) -> None:
     """A whole group of query heads multiplies with its key head at once."""
-    key = _gather(pool.keys[layer], decode.blocks)
     q = query[decode.rows]
+    key = _gather(pool.keys[layer], _scales(pool.key_scales, layer), decode.blocks, q.dtype)
     rows, num_heads, head_dim = q.shape
     num_kv_heads, seq_len = key.shape[1], key.shape[2]
     grouped = q.view(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
@@ -151,7 +181,7 @@ def _run_decode(
             lse[decode.rows] = denominator
         weights = torch.exp(scores - denominator[..., None])
     weights = weights.to(q.dtype).view(rows, num_kv_heads, -1, seq_len)
-    value = _gather(pool.values[layer], decode.blocks)
+    value = _gather(pool.values[layer], _scales(pool.value_scales, layer), decode.blocks, q.dtype)
     value.masked_fill_(hidden[:, None, :, None], 0)  # a stale NaN times a weight of 0 is NaN
     out[decode.rows] = torch.matmul(weights, value).view(rows, num_heads, head_dim)
 
@@ -166,9 +196,13 @@ def _run_prefill(
     lse: torch.Tensor | None,
 ) -> None:
     """torch's fused attention where it can express the layer, tiles of queries where not."""
-    key = pool.keys[layer][prefill.blocks].flatten(0, 1)[: prefill.seq_len]
-    value = pool.values[layer][prefill.blocks].flatten(0, 1)[: prefill.seq_len]
     q = query[prefill.tokens]
+    key, value = (
+        take_blocks(cache[layer], _scales(scales, layer), prefill.blocks, q.dtype).flatten(0, 1)[
+            : prefill.seq_len
+        ]
+        for cache, scales in ((pool.keys, pool.key_scales), (pool.values, pool.value_scales))
+    )
     if lse is None and params.sinks is None and not params.softcap:
         mask = visible(len(q), prefill.seq_len, params.window, q.device)
         out[prefill.tokens] = F.scaled_dot_product_attention(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from windlass.backend import Backend, KVLayout, KVPool, KVSpec, MemoryPolicy
 from windlass.config import EngineConfig
@@ -14,13 +16,16 @@ from windlass.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
 _GIB = 1 << 30
+_QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+_SYNONYMS = {"fp8_e4m3": "fp8"}
 
 
 @dataclass(frozen=True)
 class KVCache:
-    """A reserved pool, and the context length that it can hold."""
+    """A reserved pool, what its format is called, and the context length that it can hold."""
 
     pool: KVPool
+    dtype: str
     max_model_len: int
 
 
@@ -32,7 +37,12 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
         UnsupportedError: the backend's attention cannot run a layer.
     """
     decoder = loaded.decoder_config
-    spec = KVSpec(num_kv_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, dtype=loaded.dtype)
+    dtype = _SYNONYMS.get(config.cache.dtype, config.cache.dtype)
+    spec = KVSpec(
+        num_kv_heads=decoder.num_kv_heads,
+        head_dim=decoder.head_dim,
+        dtype=_QUANTIZED.get(dtype, loaded.dtype),
+    )
     layout = choose_layout(backend, spec, config.cache.block_size)
     _check_attention(backend, loaded, spec, layout)
     block_bytes = layout.block_bytes(spec, decoder.num_layers)
@@ -55,7 +65,15 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
     max_model_len = _fit(config, layout, block_bytes, num_blocks, max_model_len)
     buffer = backend.allocator.reserve(num_blocks * block_bytes, align=layout.align, tag="kv_cache")
     pool = KVPool.carve(buffer, spec, layout, decoder.num_layers, num_blocks)
-    return KVCache(pool, max_model_len)
+    logger.info(
+        "KV cache: %d blocks of %d tokens, %d bytes a token (%s), %.2f GiB",
+        num_blocks,
+        layout.block_size,
+        block_bytes // layout.block_size,
+        str(spec.dtype).removeprefix("torch."),
+        buffer.nbytes / _GIB,
+    )
+    return KVCache(pool, dtype, max_model_len)
 
 
 def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVLayout:
@@ -79,13 +97,31 @@ def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVL
 
 
 def _check_attention(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout: KVLayout) -> None:
+    refusal = _refusal(backend, loaded, spec, layout)
+    if not refusal:
+        return
+    plain = replace(spec, dtype=loaded.dtype)
+    if spec.dtype is loaded.dtype or _refusal(backend, loaded, plain, layout):
+        raise UnsupportedError(f"attention of backend {backend.spec.name!r} cannot run {refusal}")
+    names = {dtype: name for name, dtype in _QUANTIZED.items()}
+    others = [
+        name
+        for dtype, name in names.items()
+        if not _refusal(backend, loaded, replace(spec, dtype=dtype), layout)
+    ]
+    raise UnsupportedError(
+        f"kv_cache_dtype {names[spec.dtype]!r} is not possible on backend {backend.spec.name!r}, "
+        f"which cannot run {refusal}. It has: {', '.join(['auto', *others])}"
+    )
+
+
+def _refusal(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout: KVLayout) -> str:
+    """The first layer that attention cannot run over such a cache, and why; empty: it runs all."""
     for number, params in enumerate(loaded.decoder.attention_params):
         support = backend.attention.supports(spec, layout, loaded.dtype, params)
         if not support:
-            raise UnsupportedError(
-                f"attention of backend {backend.spec.name!r} cannot run layer {number}: "
-                f"{support.reason}"
-            )
+            return f"layer {number}: {support.reason}"
+    return ""
 
 
 def _budget(

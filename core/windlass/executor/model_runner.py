@@ -92,6 +92,7 @@ class TorchModelRunner:
             kv_cache_bytes=self._pool.buffer.nbytes,
             load_seconds=time.monotonic() - started,
             eos_token_ids=loaded.eos_token_ids,
+            kv_cache_dtype=cache.dtype,
             quantization=self._config.model.quantization,
         )
 

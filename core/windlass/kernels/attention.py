@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from windlass.kernels.kv_quantization import take_blocks
+
 
 def paged_attention(
     query: torch.Tensor,
@@ -19,10 +21,13 @@ def paged_attention(
     window: int = 0,
     softcap: float = 0.0,
     sinks: torch.Tensor | None = None,
+    key_scales: torch.Tensor | None = None,
+    value_scales: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Causal attention over a paged cache: (`[T, Hq, D]` in the query's dtype, lse `[T, Hq]`).
 
-    `query` `[T, Hq, D]`; `keys` and `values` `[B, N, Hkv, D]`; `block_table` int32 `[R, M]`.
+    `query` `[T, Hq, D]`; `keys` and `values` `[B, N, Hkv, D]`, of int8 with scales `[B, N, Hkv]`;
+    `block_table` int32 `[R, M]`.
     Meaning of window, softcap and sinks: `windlass.backend.AttentionParams`.
     """
     out = torch.empty_like(query)
@@ -30,8 +35,8 @@ def paged_attention(
     for r, seq_len in enumerate(seq_lens):
         tokens = slice(cu_seqlens_q[r], cu_seqlens_q[r + 1])
         blocks = block_table[r, : -(-seq_len // keys.shape[1])].long()
-        k = keys[blocks].flatten(0, 1)[:seq_len].float()
-        v = values[blocks].flatten(0, 1)[:seq_len].float()
+        k = take_blocks(keys, key_scales, blocks, torch.float32).flatten(0, 1)[:seq_len]
+        v = take_blocks(values, value_scales, blocks, torch.float32).flatten(0, 1)[:seq_len]
         result, lse[tokens] = attend(query[tokens].float(), k, v, scale, window, softcap, sinks)
         out[tokens] = result.to(out.dtype)
     return out, lse

@@ -1,4 +1,4 @@
-"""One decoder layer, op by op: what a backend that fuses layers must equal."""
+"""One decoder layer, op by op."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from windlass.layers.mlp import GatedMLP
 
 
 class DecoderLayer:
-    """Attention and feed-forward, each after a norm (pre-norm), around one residual stream.
-
-    Called as `windlass.backend.LayerFunction`.
-    """
+    """Attention and feed-forward, each after a norm (pre-norm), around one residual stream."""
 
     def __init__(self, parts: LayerParts, ops: OpRegistry) -> None:
         weights = parts.weights

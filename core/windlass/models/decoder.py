@@ -38,9 +38,8 @@ class Decoder:
             for index, layer_weights in enumerate(weights.layers)
         ]
         self.attention_params = [part.attention for part in parts]
-        self.layers = [
-            backend.fuse_layer(part) or DecoderLayer(part, backend.ops) for part in parts
-        ]
+        self.layers = [DecoderLayer(part, backend.ops) for part in parts]
+        self._run_layers = backend.fuse_layers(parts) or self._run_ops
         self.norm = weights.norm
         self.lm_head = weights.lm_head
         self._add_rms_norm = backend.ops.add_rms_norm
@@ -53,11 +52,19 @@ class Decoder:
         Keys and values of the tokens are in the context's pool afterwards.
         """
         hidden: torch.Tensor = self.embedding.rows(token_ids)
-        residual: torch.Tensor | None = None
-        for layer in self.layers:
-            hidden, residual = layer(hidden, residual, positions, context)
+        hidden, residual = self._run_layers(hidden, positions, context)
         hidden, _ = self._add_rms_norm(hidden, residual, self.norm, self.config.rms_norm_eps)
         return hidden
+
+    def _run_ops(
+        self, hidden: torch.Tensor, positions: torch.Tensor, context: ForwardContext
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layers by the backend's ops: what fused layers must equal."""
+        first, *others = self.layers
+        hidden, residual = first(hidden, None, positions, context)
+        for layer in others:
+            hidden, residual = layer(hidden, residual, positions, context)
+        return hidden, residual
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Float32 logits `[R, V]` of hidden states `[R, H]`."""

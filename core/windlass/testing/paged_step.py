@@ -43,10 +43,11 @@ class PagedStep:
 
     def expected(self, params: AttentionParams) -> tuple[torch.Tensor, torch.Tensor]:
         """What the oracle computes: (output, lse)."""
+        pool = self.pool
         return paged_attention(
             self.query,
-            self.pool.keys[LAYER],
-            self.pool.values[LAYER],
+            pool.keys[LAYER],
+            pool.values[LAYER],
             cu_seqlens_q=self.batch.cu_seqlens_q_cpu,
             seq_lens=self.batch.seq_lens_cpu,
             block_table=self.batch.block_table,
@@ -54,6 +55,8 @@ class PagedStep:
             window=params.window,
             softcap=params.softcap,
             sinks=params.sinks,
+            key_scales=pool.key_scales[LAYER] if pool.spec.has_scales else None,
+            value_scales=pool.value_scales[LAYER] if pool.spec.has_scales else None,
         )
 
 
@@ -67,11 +70,13 @@ def build_step(
     num_kv_heads: int = 2,
     head_dim: int = 16,
     dtype: torch.dtype = torch.float32,
+    kv_dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> PagedStep:
     """Random keys and values in permuted blocks, written through the backend's `write_kv`.
 
-    Whatever is not written is NaN: a kernel that lets it matter shows it. Decodes (query length
+    Whatever is not written is NaN (of int8 its scale): a kernel that lets it matter shows it.
+    `kv_dtype` is what the cache stores, without it `dtype`. Decodes (query length
     1) must come first, as in every step.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -80,14 +85,14 @@ def build_step(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    spec = KVSpec(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)
+    spec = KVSpec(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=kv_dtype or dtype)
     layout = layout or backend.kv_layouts(spec)[0]
     size = layout.block_size
     counts = [-(-length // size) for length in seq_lens]
     num_blocks = sum(counts) + 1
     nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
-    buffer = torch.zeros(nbytes, dtype=torch.uint8, device=device)
-    buffer.view(dtype).fill_(torch.nan)
+    # Every byte 255: NaN in each float format.
+    buffer = torch.full((nbytes,), 255, dtype=torch.uint8, device=device)
     pool = KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
     table = _permuted_tables(counts, num_blocks, generator).to(device)
     keys, values = [], []

@@ -25,8 +25,10 @@ from windlass_cpu.library import load_library
 from windlass_cpu.row_calls import (
     DTYPE_CODES,
     MAX_HEAD_DIM,
+    CacheSide,
     CacheStrides,
     RopeCall,
+    WriteCall,
     head_rows,
     row_library,
     unit_stride,
@@ -34,6 +36,10 @@ from windlass_cpu.row_calls import (
 
 BLOCK_MULTIPLE = 16
 """Block sizes are multiples of this: the kernels take as many neighbouring keys at a time."""
+
+
+CACHE_FORMATS = {torch.int8: 1, torch.float8_e4m3fn: 2}
+"""Formats of quantised caches, in the numbers of `csrc/attention.h`; 0 is that of activations."""
 
 
 class _Shape(ctypes.Structure):
@@ -52,7 +58,10 @@ class _Shape(ctypes.Structure):
         ("window", c_int64),
         ("keys", CacheStrides),
         ("values", CacheStrides),
+        ("key_scales", CacheStrides),
+        ("value_scales", CacheStrides),
         ("dtype", c_int32),
+        ("cache_format", c_int32),
     ]
 
 
@@ -64,6 +73,8 @@ class AttentionCall(ctypes.Structure):
         ("out", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_scales", c_void_p),
+        ("value_scales", c_void_p),
         ("lse", c_void_p),
         ("sinks", c_void_p),
         ("query_token_stride", c_int64),
@@ -80,20 +91,20 @@ class PoolAddresses:
 
     def __init__(self, pool: KVPool) -> None:
         self.pool = pool
-        self.keys = [keys.data_ptr() for keys in pool.keys]
-        self.values = [values.data_ptr() for values in pool.values]
-        self.key_strides = CacheStrides(*pool.keys[0].stride()[:3])
-        self.value_strides = CacheStrides(*pool.values[0].stride()[:3])
+        self.keys = _sides(pool.keys, pool.key_scales)
+        self.values = _sides(pool.values, pool.value_scales)
+        self.format = CACHE_FORMATS.get(pool.spec.dtype, 0)
 
     def place_rope(self, call: RopeCall, layer: int) -> None:
         """Say where the layer's keys and values go."""
         call.keys, call.values = self.keys[layer], self.values[layer]
-        call.key_strides, call.value_strides = self.key_strides, self.value_strides
-        call.block_size = self.pool.block_size
+        call.block_size, call.cache_format = self.pool.block_size, self.format
 
     def place_attention(self, call: AttentionCall, layer: int, params: AttentionParams) -> None:
         """Say where the layer's keys and values are, and what it does with them."""
-        call.keys, call.values = self.keys[layer], self.values[layer]
+        keys, values = self.keys[layer], self.values[layer]
+        call.keys, call.key_scales = keys.numbers, keys.scales
+        call.values, call.value_scales = values.numbers, values.scales
         call.sinks = None if params.sinks is None else params.sinks.data_ptr()
         call.scale, call.softcap = params.scale, params.softcap
 
@@ -112,31 +123,23 @@ class Plan:
             batch.block_table.contiguous(),
         )
         self._addresses = addresses
-        self._tasks: dict[tuple[int, int], int] = {}
+        self._tasks: dict[tuple[int, int, torch.dtype], int] = {}
         self.call = AttentionCall()
-        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._addresses_of_rows = (0, 0)
 
-    def tasks(self, num_heads: int, window: int) -> int:
+    def tasks(self, num_heads: int, window: int, dtype: torch.dtype) -> int:
         """Address of the tasks of the layers with this window."""
-        tasks = self._tasks.get((num_heads, window))
+        tasks = self._tasks.get((num_heads, window, dtype))
         if tasks is None:
-            shape = self._shape(num_heads, window)
+            shape = self._shape(num_heads, window, dtype)
             tasks = self._library.windlass_attention_plan(ctypes.byref(shape))
-            self._tasks[num_heads, window] = tasks
+            self._tasks[num_heads, window, dtype] = tasks
         return tasks
 
-    def rows_of(self, positions: torch.Tensor, slot_mapping: torch.Tensor) -> tuple[int, int]:
-        """Addresses of the step's positions and slots, which are the same for every layer."""
-        if self._rows is None:
-            self._rows = (positions.contiguous(), _slots(slot_mapping))
-            self._addresses_of_rows = (self._rows[0].data_ptr(), self._rows[1].data_ptr())
-        return self._addresses_of_rows
-
-    def _shape(self, num_heads: int, window: int) -> _Shape:
+    def _shape(self, num_heads: int, window: int, dtype: torch.dtype) -> _Shape:
         cu_seqlens_q, seq_lens, block_table = self._tensors
         pool = self._addresses.pool
         spec = pool.spec
+        keys, values = self._addresses.keys[0], self._addresses.values[0]
         return _Shape(
             cu_seqlens_q=cu_seqlens_q.data_ptr(),
             seq_lens=seq_lens.data_ptr(),
@@ -148,9 +151,12 @@ class Plan:
             head_dim=spec.head_dim,
             block_size=pool.block_size,
             window=window,
-            keys=self._addresses.key_strides,
-            values=self._addresses.value_strides,
-            dtype=DTYPE_CODES[spec.dtype],
+            keys=keys.strides,
+            values=values.strides,
+            key_scales=keys.scale_strides,
+            value_scales=values.scale_strides,
+            dtype=DTYPE_CODES[dtype],
+            cache_format=self._addresses.format,
         )
 
     def __del__(self) -> None:
@@ -183,12 +189,17 @@ class CpuAttention(Attention):
         params: AttentionParams,
         graph: GraphSupport = GraphSupport.NONE,
     ) -> Support:
-        """Any layout whose channels lie side by side, blocks of whole 16 tokens, one dtype."""
+        """Any layout whose channels lie side by side, blocks of whole 16 tokens; a cache of the
+        model's dtype, int8 or fp8."""
         del params
         if graph is not GraphSupport.NONE:
             return Support.no("there are no graphs on a CPU")
-        if dtype not in DTYPE_CODES or spec.dtype is not dtype:
-            return Support.no(f"{dtype} over a cache of {spec.dtype}: both must be the same float")
+        if dtype not in DTYPE_CODES or (
+            spec.dtype is not dtype and spec.dtype not in CACHE_FORMATS
+        ):
+            return Support.no(
+                f"{dtype} over a cache of {spec.dtype}: it must be the same float, int8 or fp8"
+            )
         if not layout.canonical or layout.order[-1] != "C":
             return Support.no(f"layout {layout.order}: channels must lie side by side")
         if layout.block_size % BLOCK_MULTIPLE:
@@ -208,23 +219,22 @@ class CpuAttention(Attention):
         value: torch.Tensor,
         slot_mapping: torch.Tensor,
     ) -> None:
-        """Copy each head of each token to its slot."""
-        slots = _slots(slot_mapping)
-        for new, cache in ((key, pool.keys[layer]), (value, pool.values[layer])):
-            rows = unit_stride(new)
-            block, token, head, _ = cache.stride()
-            self._library.windlass_write_slots(
-                rows.data_ptr(),
-                rows.stride(0),
-                rows.stride(1),
-                cache.data_ptr(),
-                block,
-                token,
-                head,
+        """Copy each head of each token to its slot, or round it to bytes there."""
+        slots = slot_numbers(slot_mapping)
+        addresses = self.addresses(pool)
+        for new, sides in ((key, addresses.keys), (value, addresses.values)):
+            heads = unit_stride(new)
+            call = WriteCall(
+                heads.data_ptr(),
+                *heads.stride()[:2],
+                *heads.shape[1:],
                 slots.data_ptr(),
-                *rows.shape,
+                sides[layer],
                 pool.block_size,
-                rows.itemsize,
+                addresses.format,
+            )
+            row_library().windlass_write_slots(
+                ctypes.byref(call), len(heads), DTYPE_CODES[heads.dtype]
             )
 
     def rope_and_write(
@@ -246,7 +256,7 @@ class CpuAttention(Attention):
                 pool, layer, query, key, value, positions, cos_sin, slot_mapping, norm, ops
             )
         value = unit_stride(value)
-        positions, slots = positions.contiguous(), _slots(slot_mapping)
+        positions, slots = positions.contiguous(), slot_numbers(slot_mapping)
         addresses = self.addresses(pool)
         call = RopeCall(
             head_rows(query, query, None if norm is None else norm.query),
@@ -285,11 +295,29 @@ class CpuAttention(Attention):
         addresses.place_attention(call, layer, params)
         call.query_token_stride, call.query_head_stride, _ = query.stride()
         call.out_token_stride, call.out_head_stride, _ = out.stride()
-        tasks = plan.tasks(query.shape[1], params.window)
+        tasks = plan.tasks(query.shape[1], params.window, query.dtype)
         self._library.windlass_attention_run(tasks, ctypes.byref(call))
 
 
-def _slots(slot_mapping: torch.Tensor) -> torch.Tensor:
+def _sides(layers: list[torch.Tensor], scales: list[torch.Tensor]) -> list[CacheSide]:
+    """Keys or values of each layer for the kernels."""
+    if not scales:
+        return [
+            CacheSide(view.data_ptr(), None, CacheStrides(*view.stride()[:3])) for view in layers
+        ]
+    return [
+        CacheSide(
+            view.data_ptr(),
+            scale.data_ptr(),
+            CacheStrides(*view.stride()[:3]),
+            CacheStrides(*scale.stride()),
+        )
+        for view, scale in zip(layers, scales, strict=True)
+    ]
+
+
+def slot_numbers(slot_mapping: torch.Tensor) -> torch.Tensor:
+    """Slots as the kernels read them: int64, side by side."""
     if slot_mapping.dtype is not torch.int64:
         slot_mapping = slot_mapping.long()
     return slot_mapping.contiguous()
@@ -301,11 +329,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         ("windlass_attention_plan", c_void_p, [c_void_p]),
         ("windlass_attention_free", None, [c_void_p]),
         ("windlass_attention_run", None, [c_void_p, c_void_p]),
-        (
-            "windlass_write_slots",
-            None,
-            [c_void_p, c_int64, c_int64, c_void_p, *[c_int64] * 3, c_void_p, *[c_int64] * 5],
-        ),
     ]
     for name, result, arguments in declarations:
         function = getattr(library, name)

@@ -14,14 +14,14 @@ from windlass.backend import (
     Capabilities,
     KVLayout,
     KVSpec,
-    LayerFunction,
     LayerParts,
+    LayersFunction,
     TorchBackend,
 )
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
 from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
-from windlass_cpu.layer import FusedLayer, supports_layer
+from windlass_cpu.layer import FusedLayers, supports_layer
 from windlass_cpu.library import library_path, set_threads
 from windlass_cpu.node_binding import bind_to_node
 
@@ -70,11 +70,12 @@ class CpuBackend(TorchBackend):
         del spec
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
 
-    def fuse_layer(self, parts: LayerParts) -> LayerFunction | None:
-        """The kernels' own layer where they take all of it."""
+    def fuse_layers(self, layers: Sequence[LayerParts]) -> LayersFunction | None:
+        """The kernels' own layers where they take all of them."""
         if not isinstance(self.attention, CpuAttention) or not self._fuses:
             return None
-        return FusedLayer(parts, self.attention) if supports_layer(parts) else None
+        fused = all(map(supports_layer, layers))
+        return FusedLayers(layers, self.attention) if fused else None
 
     def warmup(self, *, weight_bytes: int) -> None:
         """Run a small model on one thread; touch the cache of a larger one ahead of use."""

@@ -1,16 +1,17 @@
-"""A whole decoder layer as one call of the kernel library."""
+"""All decoder layers as one call of the kernel library."""
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int32, c_int64, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import c_float, c_int64, c_void_p
 from functools import cache
 from typing import ClassVar
 
 import torch
 
 from windlass.backend import SUPPORTED, ForwardContext, KVPool, LayerParts, Linear, Support
-from windlass_cpu.attention import AttentionCall, CpuAttention, Plan
+from windlass_cpu.attention import AttentionCall, CpuAttention, Plan, slot_numbers
 from windlass_cpu.library import load_library
 from windlass_cpu.linear import KernelWeight
 from windlass_cpu.row_calls import MAX_HEAD_DIM, HeadRows, RopeCall
@@ -53,8 +54,7 @@ class _LayerStep(ctypes.Structure):
         ("tokens", c_int64),
         ("positions", c_void_p),
         ("slots", c_void_p),
-        ("plan", c_void_p),
-        ("is_first", c_int32),
+        ("plans", c_void_p),
     ]
 
 
@@ -71,75 +71,79 @@ def supports_layer(parts: LayerParts) -> Support:
     return SUPPORTED
 
 
-class FusedLayer:
-    """A `windlass.backend.LayerFunction` that computes in place, without Python in between."""
+class FusedLayers:
+    """A `windlass.backend.LayersFunction` that computes in place, without Python in between."""
 
-    def __init__(self, parts: LayerParts, attention: CpuAttention) -> None:
-        self._parts = parts
+    def __init__(self, layers: Sequence[LayerParts], attention: CpuAttention) -> None:
+        self._parts = layers
         self._attention = attention
         self._pool: KVPool | None = None
-        self._layer = _DecoderLayer()
-        self._address = ctypes.addressof(self._layer)
-        self._run = _layer_function()
-        self._step = _LayerStep()
+        self._layers = (_DecoderLayer * len(layers))(*map(_decoder_layer, layers))
+        self._plans = (c_void_p * len(layers))()
+        self._step = _LayerStep(plans=ctypes.addressof(self._plans))
+        self._run = _layers_function()
 
     def __call__(
-        self,
-        hidden: torch.Tensor,
-        residual: torch.Tensor | None,
-        positions: torch.Tensor,
-        context: ForwardContext,
+        self, hidden: torch.Tensor, positions: torch.Tensor, context: ForwardContext
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's output in `hidden`, the residual stream in `residual`."""
+        """The last layer's output, which is `hidden` overwritten, and the residual stream."""
         plan = context.plan
         assert isinstance(plan, Plan)
         if self._pool is not context.pool:
             self._enter(context.pool)
+        hidden = hidden.contiguous()
+        residual = torch.empty_like(hidden)
         step = self._step
-        step.is_first = residual is None
-        if residual is None:
-            hidden = hidden.contiguous()
-            residual = torch.empty_like(hidden)
         step.hidden, step.residual = hidden.data_ptr(), residual.data_ptr()
         step.tokens = hidden.shape[0]
-        step.positions, step.slots = plan.rows_of(positions, context.slot_mapping)
-        step.plan = plan.tasks(self._parts.num_heads, self._parts.attention.window)
-        self._run(self._address, ctypes.byref(step))
+        positions, slots = positions.contiguous(), slot_numbers(context.slot_mapping)
+        step.positions, step.slots = positions.data_ptr(), slots.data_ptr()
+        for index, parts in enumerate(self._parts):
+            self._plans[index] = plan.tasks(parts.num_heads, parts.attention.window, hidden.dtype)
+        self._run(self._layers, len(self._layers), ctypes.byref(step))
         return hidden, residual
 
     def _enter(self, pool: KVPool) -> None:
-        """Fill in what does not change while the pool is the same."""
-        parts, layer, weights = self._parts, self._layer, self._parts.weights
-        for name in ("qkv", "o", "gate_up", "down"):
-            setattr(layer, name, _layer_linear(getattr(weights, name)))
-        layer.input_norm = weights.input_norm.data_ptr()
-        layer.post_attention_norm = weights.post_attention_norm.data_ptr()
-        layer.eps = parts.eps
-        layer.rope = RopeCall(
-            query=self._heads(parts.num_heads),
-            key=self._heads(parts.num_kv_heads),
-            value_head_stride=parts.head_dim,
-            head_dim=parts.head_dim,
-            cos_sin=parts.cos_sin.data_ptr(),
-            rotated=parts.cos_sin.shape[1],
-        )
-        if (norm := weights.head_norm) is not None:
-            layer.rope.query.weight = norm.query.data_ptr()
-            layer.rope.key.weight = norm.key.data_ptr()
-            layer.rope.eps = norm.eps
-        layer.attention = AttentionCall(
-            query_head_stride=parts.head_dim,
-            out_token_stride=parts.num_heads * parts.head_dim,
-            out_head_stride=parts.head_dim,
-        )
+        """Say where the keys and values of every layer lie."""
         addresses = self._attention.addresses(pool)
-        addresses.place_rope(layer.rope, parts.index)
-        addresses.place_attention(layer.attention, parts.index, parts.attention)
+        for layer, parts in zip(self._layers, self._parts, strict=True):
+            addresses.place_rope(layer.rope, parts.index)
+            addresses.place_attention(layer.attention, parts.index, parts.attention)
         self._pool = pool
 
-    def _heads(self, count: int) -> HeadRows:
-        head_dim = self._parts.head_dim
+
+def _decoder_layer(parts: LayerParts) -> _DecoderLayer:
+    weights, head_dim = parts.weights, parts.head_dim
+
+    def heads(count: int) -> HeadRows:
         return HeadRows(head_stride=head_dim, out_head_stride=head_dim, num_heads=count)
+
+    rope = RopeCall(
+        query=heads(parts.num_heads),
+        key=heads(parts.num_kv_heads),
+        value_head_stride=head_dim,
+        head_dim=head_dim,
+        cos_sin=parts.cos_sin.data_ptr(),
+        rotated=parts.cos_sin.shape[1],
+    )
+    if (norm := weights.head_norm) is not None:
+        rope.query.weight, rope.key.weight = norm.query.data_ptr(), norm.key.data_ptr()
+        rope.eps = norm.eps
+    return _DecoderLayer(
+        qkv=_layer_linear(weights.qkv),
+        o=_layer_linear(weights.o),
+        gate_up=_layer_linear(weights.gate_up),
+        down=_layer_linear(weights.down),
+        input_norm=weights.input_norm.data_ptr(),
+        post_attention_norm=weights.post_attention_norm.data_ptr(),
+        eps=parts.eps,
+        rope=rope,
+        attention=AttentionCall(
+            query_head_stride=head_dim,
+            out_token_stride=parts.num_heads * head_dim,
+            out_head_stride=head_dim,
+        ),
+    )
 
 
 def _layer_linear(linear: Linear) -> _LayerLinear:
@@ -155,7 +159,7 @@ def _layer_linear(linear: Linear) -> _LayerLinear:
 
 
 @cache
-def _layer_function() -> ctypes._NamedFuncPointer:
-    function = load_library().windlass_decoder_layer
-    function.argtypes, function.restype = [c_void_p, c_void_p], None
+def _layers_function() -> Callable[..., None]:
+    function = load_library().windlass_decoder_layers
+    function.argtypes, function.restype = [c_void_p, c_int64, c_void_p], None
     return function

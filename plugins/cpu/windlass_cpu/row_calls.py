@@ -24,6 +24,17 @@ class CacheStrides(ctypes.Structure):
     _fields_: ClassVar = [("block", c_int64), ("token", c_int64), ("head", c_int64)]
 
 
+class CacheSide(ctypes.Structure):
+    """One layer's keys or values: their address, that of their scales, and where tokens lie."""
+
+    _fields_: ClassVar = [
+        ("numbers", c_void_p),
+        ("scales", c_void_p),
+        ("strides", CacheStrides),
+        ("scale_strides", CacheStrides),
+    ]
+
+
 class NormCall(ctypes.Structure):
     """`NormCall`."""
 
@@ -73,12 +84,27 @@ class RopeCall(ctypes.Structure):
         ("cos_sin", c_void_p),
         ("rotated", c_int64),
         ("slots", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("key_strides", CacheStrides),
-        ("value_strides", CacheStrides),
+        ("keys", CacheSide),
+        ("values", CacheSide),
         ("block_size", c_int64),
         ("eps", c_float),
+        ("cache_format", c_int32),
+    ]
+
+
+class WriteCall(ctypes.Structure):
+    """`WriteCall`."""
+
+    _fields_: ClassVar = [
+        ("heads", c_void_p),
+        ("token_stride", c_int64),
+        ("head_stride", c_int64),
+        ("num_heads", c_int64),
+        ("head_dim", c_int64),
+        ("slots", c_void_p),
+        ("side", CacheSide),
+        ("block_size", c_int64),
+        ("cache_format", c_int32),
     ]
 
 
@@ -86,7 +112,12 @@ class RopeCall(ctypes.Structure):
 def row_library() -> ctypes.CDLL:
     """The library with the types of the row kernels."""
     library = load_library()
-    for name in ("windlass_rms_norm", "windlass_silu_mul", "windlass_rope"):
+    for name in (
+        "windlass_rms_norm",
+        "windlass_silu_mul",
+        "windlass_rope",
+        "windlass_write_slots",
+    ):
         function = getattr(library, name)
         function.restype, function.argtypes = None, [c_void_p, c_int64, c_int32]
     return library

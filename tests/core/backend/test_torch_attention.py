@@ -34,6 +34,23 @@ def test_mixed_steps_equal_the_oracle(
 
 
 @pytest.mark.parametrize("params", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("kv", ["split", "packed"])
+@pytest.mark.parametrize("kv_dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantized_cache_equals_the_oracle_and_is_close_to_a_plain_one(
+    backend: TorchBackend, params: AttentionParams, kv: str, kv_dtype: torch.dtype
+) -> None:
+    layout = KVLayout(order="LBHNC", kv="packed" if kv == "packed" else "split", block_size=4)
+    step = build_step(backend, layout=layout, kv_dtype=kv_dtype, **MIXED)
+    lse = torch.full(step.query.shape[:2], torch.nan)
+    out, expected_lse = step.expected(params)
+    assert torch.allclose(step.run(backend.attention, params), out, atol=2e-6)
+    assert torch.allclose(step.run(backend.attention, params, lse), out, atol=2e-6)
+    assert torch.allclose(lse, expected_lse, atol=2e-6)
+    plain, _ = build_step(backend, layout=layout, **MIXED).expected(params)
+    assert (out - plain).abs().max() < (0.03 if kv_dtype == torch.int8 else 0.2)
+
+
+@pytest.mark.parametrize("params", VARIANTS.values(), ids=VARIANTS)
 def test_the_oracle_is_dense_attention(backend: TorchBackend, params: AttentionParams) -> None:
     step = build_step(backend, **MIXED)
     out, _ = step.expected(params)

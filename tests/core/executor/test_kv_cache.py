@@ -4,17 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from windlass.backend import (
+    SUPPORTED,
     Attention,
     BackendConfig,
+    KVSpec,
     MemoryInfo,
     Support,
     TorchAttention,
     TorchBackend,
     torch_backend,
 )
-from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from windlass.config import (
+    CacheConfig,
+    EngineConfig,
+    KVCacheDType,
+    ModelConfig,
+    SchedulerConfig,
+)
 from windlass.errors import ConfigError, OutOfMemoryError, UnsupportedError
 from windlass.executor.kv_cache import KVCache, allocate_kv_cache
 from windlass.loader import load_decoder
@@ -24,7 +33,7 @@ BYTES_PER_TOKEN = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, channels,
 
 
 def allocate(
-    folder: Path, *, free: int, max_model_len: int | None = None, **cache: int | float | None
+    folder: Path, *, free: int, max_model_len: int | None = None, **cache: int | float | str | None
 ) -> KVCache:
     config = EngineConfig(
         model=ModelConfig(model=str(folder), dtype="float32", max_model_len=max_model_len),
@@ -75,6 +84,34 @@ def test_the_number_of_blocks_can_be_given(model_folder: Path) -> None:
     cache = allocate(model_folder, free=0, num_blocks=20, block_size=8)
     assert (cache.pool.num_blocks, cache.pool.block_size) == (20, 8)
     assert cache.pool.buffer.nbytes == 20 * 8 * BYTES_PER_TOKEN
+
+
+@pytest.mark.parametrize(("dtype", "head_bytes"), [("int8", 8 + 4), ("fp8", 8), ("fp8_e4m3", 8)])
+def test_a_quantized_cache_holds_more_tokens(
+    model_folder: Path, dtype: KVCacheDType, head_bytes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain = allocate(model_folder, free=65_000, memory_utilization=1.0)
+    cache = allocate(model_folder, free=65_000, memory_utilization=1.0, dtype=dtype)
+    bytes_per_token = 2 * 2 * 2 * head_bytes
+    assert cache.dtype == dtype.removesuffix("_e4m3")
+    assert cache.pool.buffer.nbytes == cache.pool.num_blocks * 16 * bytes_per_token <= 65_000
+    assert cache.pool.num_blocks >= plain.pool.buffer.nbytes // (16 * bytes_per_token) > 7
+    assert f"{bytes_per_token} bytes a token" in caplog.text
+
+
+def test_a_format_that_attention_does_not_have_is_refused(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def supports(self: Attention, spec: KVSpec, *args: object) -> Support:
+        return Support.no("no int8") if spec.dtype is torch.int8 else SUPPORTED
+
+    monkeypatch.setattr(TorchAttention, "supports", supports)
+    with pytest.raises(UnsupportedError, match=r"'int8' is not .* 'reference', .*: auto, fp8$"):
+        allocate(model_folder, free=1 << 32, dtype="int8")
+    monkeypatch.delattr(TorchAttention, "supports")
+    with pytest.raises(UnsupportedError, match=r"'fp8' is not .* torch.float32.*It has: auto$"):
+        allocate(model_folder, free=1 << 32, dtype="fp8")
 
 
 def test_a_block_size_the_backend_cannot_use_is_refused(

@@ -39,6 +39,7 @@ LEVELS = [*ISA_NAMES[: ISA_NAMES.index(best_isa()) + 1], "pairs"]
 # Outputs are averages of standard normal values. bfloat16 has 8 bits, float16 11: the output's
 # own rounding, and in "pairs" that of the weights.
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+KV_DTYPES = {"same": None, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SINKS = torch.linspace(-2, 2, 6)
 VARIANTS = {
     "plain": AttentionParams(scale=0.125),
@@ -94,8 +95,13 @@ def check(step: PagedStep, backend: TorchBackend, params: AttentionParams) -> No
 
 @pytest.mark.parametrize("params", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES.values(), ids=KV_DTYPES)
 def test_mixed_steps_equal_the_oracle(
-    level: str, backend: TorchBackend, dtype: torch.dtype, params: AttentionParams
+    level: str,
+    backend: TorchBackend,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype | None,
+    params: AttentionParams,
 ) -> None:
     step = build_step(
         backend,
@@ -106,12 +112,13 @@ def test_mixed_steps_equal_the_oracle(
         num_kv_heads=2,
         head_dim=64,
         dtype=dtype,
+        kv_dtype=kv_dtype,
     )
     check(step, backend, params)
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     decodes=st.lists(st.integers(1, 600), max_size=4),
@@ -120,9 +127,11 @@ def test_mixed_steps_equal_the_oracle(
     head_dim=st.sampled_from([32, 40, 64, 72, 80, 96, 100, 128, 192, 256]),
     block_size=st.sampled_from([16, 32, 48, 128]),
     order=st.sampled_from(["LBHNC", "LBNHC", "BLHNC"]),
+    packed=st.booleans(),
     window=st.sampled_from([0, 1, 20, 200]),
     softcap=st.sampled_from([0.0, 3.0]),
     dtype=st.sampled_from(list(TOLERANCE)),
+    kv_dtype=st.sampled_from(list(KV_DTYPES.values())),
     seed=st.integers(0, 1000),
 )
 def test_generated_shapes_equal_the_oracle(
@@ -134,9 +143,11 @@ def test_generated_shapes_equal_the_oracle(
     head_dim: int,
     block_size: int,
     order: str,
+    packed: bool,
     window: int,
     softcap: float,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype | None,
     seed: int,
 ) -> None:
     if not decodes and not prefills:
@@ -145,11 +156,12 @@ def test_generated_shapes_equal_the_oracle(
         backend,
         query_lens=[1] * len(decodes) + [length for length, _ in prefills],
         seq_lens=decodes + [length + context for length, context in prefills],
-        layout=layout(block_size, order),
+        layout=KVLayout(order=order, block_size=block_size, kv="packed" if packed else "split"),
         num_heads=heads[0],
         num_kv_heads=heads[1],
         head_dim=head_dim,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         seed=seed,
     )
     check(step, backend, AttentionParams(scale=head_dim**-0.5, window=window, softcap=softcap))
@@ -157,8 +169,9 @@ def test_generated_shapes_equal_the_oracle(
 
 @pytest.mark.parametrize("query_len", [1, 40])
 @pytest.mark.parametrize("window", [0, 700])
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES.values(), ids=KV_DTYPES)
 def test_long_keys_are_split_among_threads(
-    backend: TorchBackend, threads: int, query_len: int, window: int
+    backend: TorchBackend, threads: int, query_len: int, window: int, kv_dtype: torch.dtype | None
 ) -> None:
     step = build_step(
         backend,
@@ -168,6 +181,7 @@ def test_long_keys_are_split_among_threads(
         num_heads=4,
         num_kv_heads=1,
         head_dim=64,
+        kv_dtype=kv_dtype,
     )
     sinks = torch.linspace(-1, 1, 4)
     check(step, backend, AttentionParams(scale=0.125, window=window, sinks=sinks))
@@ -234,5 +248,10 @@ def test_it_says_what_it_does_not_support() -> None:
     assert "multiple of 16" in attention.supports(spec, layout(8), torch.bfloat16, params).reason
     last = attention.supports(spec, layout(order="LBHCN"), torch.bfloat16, params)
     assert "channels" in last.reason
+    for kv_dtype in (torch.int8, torch.float8_e4m3fn):
+        quantized = KVSpec(num_kv_heads=2, head_dim=64, dtype=kv_dtype)
+        assert attention.supports(quantized, layout(), torch.float16, params)
+    unsigned = KVSpec(num_kv_heads=2, head_dim=64, dtype=torch.uint8)
+    assert "int8 or fp8" in attention.supports(unsigned, layout(), torch.float16, params).reason
     graph = attention.supports(spec, layout(), torch.bfloat16, params, GraphSupport.MIXED)
     assert not graph

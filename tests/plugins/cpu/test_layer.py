@@ -1,4 +1,4 @@
-"""A fused decoder layer equals the ops, one by one."""
+"""Fused decoder layers equal the ops, one by one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from windlass.backend import (
 from windlass.kernels.linear import DenseWeight
 from windlass.layers.decoder_layer import DecoderLayer
 from windlass.layers.rotary_embedding import cos_sin_table
-from windlass.testing.paged_step import PagedStep, build_step
+from windlass.testing.paged_step import LAYER, PagedStep, build_step
 from windlass_cpu.backend import CpuBackend
-from windlass_cpu.layer import FusedLayer
+from windlass_cpu.layer import FusedLayers
 from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
 from windlass_cpu.linear import pack_weight
 from windlass_cpu.plugin import SPEC, windlass_op_providers
@@ -54,7 +54,12 @@ def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
 
 
 def parts(
-    *, biased: bool, normed: bool, window: int = 0, quantization: Quantization | None = None
+    index: int,
+    *,
+    biased: bool,
+    normed: bool,
+    window: int = 0,
+    quantization: Quantization | None = None,
 ) -> LayerParts:
     """A layer with random weights, packed for the kernels."""
 
@@ -64,7 +69,7 @@ def parts(
 
     heads = HeadNorm(random(HEAD_DIM, seed=2), random(HEAD_DIM, seed=3), 1e-6) if normed else None
     return LayerParts(
-        index=1,
+        index=index,
         weights=LayerWeights(
             input_norm=random(HIDDEN, seed=4),
             qkv=linear((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
@@ -88,8 +93,8 @@ def parts(
     )
 
 
-def step_of(backend: CpuBackend) -> PagedStep:
-    """Two decodes and a prefill chunk whose slots are in the batch; the last token is padding."""
+def step_of(backend: CpuBackend, kv_dtype: torch.dtype | None = None) -> PagedStep:
+    """Two decodes and a prefill chunk over two layers; the last token is padding."""
     step = build_step(
         backend,
         query_lens=[1, 1, 5],
@@ -99,6 +104,7 @@ def step_of(backend: CpuBackend) -> PagedStep:
         num_kv_heads=KV_HEADS,
         head_dim=HEAD_DIM,
         dtype=torch.bfloat16,
+        kv_dtype=kv_dtype,
     )
     table, size = step.batch.block_table, step.pool.block_size
     slots = [
@@ -106,6 +112,9 @@ def step_of(backend: CpuBackend) -> PagedStep:
         for request, position in tokens()
     ]
     step.batch.slot_mapping = torch.tensor([*slots[:-1], -1])
+    pool = step.pool
+    for cache in filter(None, (pool.keys, pool.values, pool.key_scales, pool.value_scales)):
+        cache[LAYER - 1].copy_(cache[LAYER])
     return step
 
 
@@ -114,66 +123,75 @@ def tokens() -> list[tuple[int, int]]:
     return [(0, 39), (1, 2), *((2, position) for position in range(16, 21))]
 
 
-@pytest.mark.parametrize("first", [True, False])
+def context_of(backend: CpuBackend, step: PagedStep) -> ForwardContext:
+    plan = backend.attention.plan(step.batch, step.pool)
+    return ForwardContext(backend.attention, step.pool, plan, step.batch.slot_mapping)
+
+
 @pytest.mark.parametrize(
-    ("biased", "normed", "window"), [(False, True, 0), (True, False, 0), (False, True, 7)]
+    ("biased", "normed", "window", "kv_dtype"),
+    [
+        (False, True, 0, None),
+        (True, False, 0, None),
+        (False, True, 7, None),
+        (False, True, 0, torch.int8),
+        (True, False, 7, torch.float8_e4m3fn),
+    ],
 )
 @pytest.mark.parametrize("quantization", [None, "int8", "int4"])
-def test_a_fused_layer_equals_its_ops(
+def test_fused_layers_equal_their_ops(
     isa: str,
     backend: CpuBackend,
     biased: bool,
     normed: bool,
     window: int,
+    kv_dtype: torch.dtype | None,
     quantization: Quantization | None,
-    first: bool,
 ) -> None:
-    layer = parts(biased=biased, normed=normed, window=window, quantization=quantization)
-    fused = backend.fuse_layer(layer)
-    assert isinstance(fused, FusedLayer)
+    layers = [
+        parts(0, biased=biased, normed=normed, quantization=quantization),
+        parts(1, biased=biased, normed=normed, window=window, quantization=quantization),
+    ]
+    fused = backend.fuse_layers(layers)
+    assert isinstance(fused, FusedLayers)
+    first, second = (DecoderLayer(layer, backend.ops) for layer in layers)
     positions = torch.tensor([position for _, position in tokens()])
-    results = []
-    for function in (DecoderLayer(layer, backend.ops), fused):
-        step = step_of(backend)
-        context = ForwardContext(
-            backend.attention,
-            step.pool,
-            backend.attention.plan(step.batch, step.pool),
-            step.batch.slot_mapping,
-        )
-        residual = None if first else random(len(positions), HIDDEN, seed=7)
-        hidden = random(len(positions), HIDDEN, seed=8)
-        output, residual = function(hidden, residual, positions, context)
-        results.append((output, residual, step.pool.buffer))
-    for expected, got in zip(*results, strict=True):
-        assert torch.equal(expected, got)
-    assert results[0][0].isfinite().all()
+    embedded = random(len(positions), HIDDEN)
+
+    step = step_of(backend, kv_dtype)
+    context = context_of(backend, step)
+    between = first(embedded, None, positions, context)
+    expected = (*second(*between, positions, context), step.pool.buffer)
+
+    step = step_of(backend, kv_dtype)
+    context = context_of(backend, step)
+    got = (*fused(embedded.clone(), positions, context), step.pool.buffer)
+    assert expected[0].isfinite().all()
+    for a, b in zip(expected, got, strict=True):
+        assert torch.equal(a, b)
 
 
-def test_a_layer_follows_the_pool_it_is_called_with(backend: CpuBackend) -> None:
-    layer = parts(biased=False, normed=False)
-    fused = backend.fuse_layer(layer)
+def test_fused_layers_follow_the_pool_they_are_called_with(backend: CpuBackend) -> None:
+    fused = backend.fuse_layers([parts(1, biased=False, normed=False)])
     assert fused is not None
     positions = torch.tensor([position for _, position in tokens()])
     outputs = []
     for _ in range(2):
-        step = step_of(backend)
-        plan = backend.attention.plan(step.batch, step.pool)
-        context = ForwardContext(backend.attention, step.pool, plan, step.batch.slot_mapping)
-        outputs.append(fused(random(len(positions), HIDDEN), None, positions, context)[0])
+        context = context_of(backend, step_of(backend))
+        outputs.append(fused(random(len(positions), HIDDEN), positions, context)[0])
     assert torch.equal(*outputs)
 
 
 def test_what_the_kernels_do_not_take_is_left_to_the_ops(backend: CpuBackend) -> None:
-    layer = parts(biased=False, normed=False)
+    layer = parts(1, biased=False, normed=False)
     dense = Linear(DenseWeight(random(HIDDEN, INTERMEDIATE)))
     mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, down=dense))
-    assert backend.fuse_layer(mixed) is None
+    assert backend.fuse_layers([layer, mixed]) is None
     wide = dataclasses.replace(layer, head_dim=2048)
-    assert backend.fuse_layer(wide) is None
+    assert backend.fuse_layers([wide]) is None
 
 
 def test_an_order_of_ops_given_by_the_user_is_followed() -> None:
     config = BackendConfig(ops={"rms_norm": ["reference"]})
     chosen = CpuBackend(SPEC, config, op_providers=windlass_op_providers("cpu", ""))
-    assert chosen.fuse_layer(parts(biased=False, normed=False)) is None
+    assert chosen.fuse_layers([parts(1, biased=False, normed=False)]) is None

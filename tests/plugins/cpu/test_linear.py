@@ -30,6 +30,8 @@ from windlass_cpu.linear import (
 BF16_HALF_UNIT = 2.0**-8
 FP32_UNIT = 2.0**-23
 GUARD = 0x5A
+EMULATED_TILES = "emulated tiles"
+"""AMX's code over tiles in plain C++, which every processor runs."""
 
 
 def levels() -> list[str]:
@@ -47,15 +49,18 @@ many = settings(
 )
 
 
-@pytest.fixture(params=levels())
+@pytest.fixture(params=[*levels(), EMULATED_TILES])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every level in turn, bf16 dot products wherever the level has them."""
+    """Every level in turn, its bf16 dot products and tiles used wherever it has them."""
     use_dot = library.load_library().windlass_linear_bf16_use_dot
-    before = use_dot(1)
-    library.force_isa(request.param)
+    use_tiles = library.load_library().windlass_linear_use_tiles
+    emulated = request.param == EMULATED_TILES
+    before = use_dot(1), use_tiles(int(emulated or request.param == "amx"))
+    library.force_isa("scalar" if emulated else request.param)
     yield request.param
     library.force_isa(library.best_isa())
-    use_dot(before)
+    use_dot(before[0])
+    use_tiles(before[1])
 
 
 shapes = st.tuples(
@@ -436,8 +441,39 @@ def test_what_would_read_foreign_memory_is_refused(
         Bf16Weight(torch.zeros(4, 8, dtype=torch.bfloat16)).apply(x, bias)
 
 
-def test_the_dot_product_choice_is_a_switch() -> None:
-    use_dot = library.load_library().windlass_linear_bf16_use_dot
-    use_dot.argtypes = [ctypes.c_int]
-    before = use_dot(0)
-    assert use_dot(before) == 0
+@pytest.mark.parametrize("name", ["windlass_linear_bf16_use_dot", "windlass_linear_use_tiles"])
+def test_the_choice_of_instructions_is_a_switch(name: str) -> None:
+    switch = library.load_library()[name]
+    switch.argtypes = [ctypes.c_int]
+    before = switch(0)
+    assert switch(before) == 0
+
+
+@pytest.mark.skipif("amx" in levels(), reason="the processor has AMX")
+def test_amx_is_refused_where_the_processor_has_none() -> None:
+    with pytest.raises(ValueError, match="no amx: its best level is"):
+        library.force_isa("amx")
+
+
+@pytest.mark.skipif("amx" not in levels(), reason="the processor has no AMX")
+def test_amx_takes_the_smallest_numbers_as_zero() -> None:
+    small = torch.full((32, 32), 2.0**-130, dtype=torch.bfloat16)
+    ones = torch.ones(32, 32, dtype=torch.bfloat16)
+    assert (Bf16Weight(ones).apply_float(small) == 0).all()
+    assert (Bf16Weight(small).apply_float(ones) == 0).all()
+
+
+@pytest.mark.skipif("amx" not in levels(), reason="the processor has no AMX")
+@pytest.mark.parametrize("packing", [Bf16Weight, Int8Weight])
+@many
+@given(shape=shapes, seed=st.integers(0, 2**31))
+def test_products_with_and_without_amx_may_take_turns(
+    packing: type[KernelWeight], shape: tuple[int, int, int], seed: int
+) -> None:
+    rows, inputs, outputs = shape
+    x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1)
+    packed = packing(weight)
+    first = packed.apply_float(x)
+    theirs = torch.nn.functional.linear(x, weight)
+    assert torch.equal(packed.apply_float(x), first)
+    assert torch.equal(torch.nn.functional.linear(x, weight), theirs)

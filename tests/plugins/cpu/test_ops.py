@@ -20,6 +20,7 @@ from windlass.backend import (
     TorchBackend,
 )
 from windlass.kernels import reference
+from windlass.kernels.kv_quantization import indexable
 from windlass.layers.rotary_embedding import cos_sin_table
 from windlass.plugin import BackendSpec
 from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
@@ -139,8 +140,10 @@ def new_pool(attention_dtype: torch.dtype, num_kv_heads: int, head_dim: int, ord
     spec = KVSpec(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=attention_dtype)
     layout = KVLayout(order=order, block_size=16)
     buffer = torch.zeros(5 * layout.block_bytes(spec, 2), dtype=torch.uint8)
-    buffer.view(attention_dtype).fill_(7.0)
-    return KVPool.carve(buffer, spec, layout, 2, 5)
+    pool = KVPool.carve(buffer, spec, layout, 2, 5)
+    if attention_dtype.itemsize > 1:
+        buffer.view(attention_dtype).fill_(7.0)
+    return pool
 
 
 @generated
@@ -180,6 +183,49 @@ def test_rope_and_write_is_norm_then_rope_then_write(
         assert torch.equal(pool.keys[0], torch.full_like(pool.keys[0], 7.0))
     for one, other in zip(*results, strict=True):
         close(one, other)
+
+
+@generated
+@given(
+    tokens=st.integers(1, 40),
+    heads=st.sampled_from([(1, 1), (4, 2), (7, 1)]),
+    head=head_shapes,
+    dtype=st.sampled_from(DTYPES),
+    kv_dtype=st.sampled_from([torch.int8, torch.float8_e4m3fn]),
+    order=st.sampled_from(["LBHNC", "LBNHC"]),
+)
+def test_rope_and_write_rounds_to_bytes_what_it_would_write(
+    level: str,
+    tokens: int,
+    heads: tuple[int, int],
+    head: tuple[int, int],
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+    order: str,
+) -> None:
+    backend = TorchBackend(
+        BackendSpec(name="reference", target="", device_type="cpu", priority=1), BackendConfig()
+    )
+    attention, slots = CpuAttention(), torch.randperm(79)[:tokens] + 1
+    pools = [
+        new_pool(dtype, heads[1], head[0], order),
+        new_pool(kv_dtype, heads[1], head[0], order),
+    ]
+    for pool in pools:
+        inputs = rope_inputs(tokens, heads, *head, dtype)
+        attention.rope_and_write(pool, 1, *inputs, slots, None, backend.ops)
+    plain, quantized = pools
+    TorchAttention().write_kv(
+        quantized,
+        0,
+        plain.keys[1].flatten(0, 1)[slots],
+        plain.values[1].flatten(0, 1)[slots],
+        slots,
+    )
+    for part in (quantized.keys, quantized.values, quantized.key_scales, quantized.value_scales):
+        if part:
+            expected, written = (indexable(view).flatten(0, 1)[slots] for view in part)
+            assert torch.equal(written, expected)
 
 
 def test_what_the_kernels_do_not_take_goes_to_the_reference() -> None:

@@ -28,21 +28,22 @@ bool pairs_are_faster() {
 }
 #endif
 
-const AttentionFunctions& functions_for(int32_t dtype) {
+const AttentionFormats& formats_for(int32_t dtype) {
 #ifndef WINDLASS_SCALAR_ONLY
   const Isa isa = current_isa();
   const bool pairs = pair_products().load() < 0 ? pairs_are_faster() : pair_products().load() > 0;
   if (pairs && isa >= Isa::kAvx512Bf16 && dtype == static_cast<int32_t>(Dtype::kBFloat16)) {
     return kAttentionAvx512Bf16;
   }
-  if (isa >= Isa::kAvx512) return kAttentionAvx512[dtype];
-  if (isa >= Isa::kAvx2) return kAttentionAvx2[dtype];
+  if (isa >= Isa::kAvx512) return kAttentionAvx512.of_dtype[dtype];
+  if (isa >= Isa::kAvx2) return kAttentionAvx2.of_dtype[dtype];
 #endif
-  return kAttentionScalar[dtype];
+  return kAttentionScalar.of_dtype[dtype];
 }
 
 void run(const AttentionPlan& plan, const AttentionCall& call) {
-  const AttentionFunctions& functions = functions_for(plan.shape.dtype);
+  const AttentionFunctions& functions =
+      formats_for(plan.shape.dtype).of_format[plan.shape.cache_format];
   const auto num_tasks = static_cast<int64_t>(plan.tasks.size());
   const auto num_merges = static_cast<int64_t>(plan.split_tiles.size());
   const auto run_task = [&](int64_t i) {

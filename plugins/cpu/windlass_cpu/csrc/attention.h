@@ -10,13 +10,25 @@
 
 namespace windlass {
 
-// Values of AttentionShape::dtype.
+// Number formats of activations.
 enum class Dtype : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 constexpr int kNumDtypes = 3;
+
+// Number formats of keys and values in the cache: that of activations, int8 with a float32 scale
+// for each token and head, fp8 (e4m3fn).
+enum class CacheFormat : int32_t { kSame = 0, kInt8 = 1, kFloat8 = 2 };
+constexpr int kNumFormats = 3;
 
 // Keys or values of all layers: strides in numbers. A channel's neighbour lies beside it.
 struct CacheStrides {
   int64_t block, token, head;
+};
+
+// Keys or values of one layer, and their scales (of int8 only).
+struct CacheSide {
+  void* numbers;
+  float* scales;
+  CacheStrides strides, scale_strides;
 };
 
 // What all layers of a step with the same window share.
@@ -30,7 +42,9 @@ struct AttentionShape {
   int64_t block_size;  // a multiple of kBlockMultiple
   int64_t window;      // 0: all keys; counts the query itself
   CacheStrides keys, values;
+  CacheStrides key_scales, value_scales;
   int32_t dtype;
+  int32_t cache_format;
 };
 
 // What differs from layer to layer.
@@ -39,6 +53,8 @@ struct AttentionCall {
   void* out;          // as query
   const void* keys;
   const void* values;
+  const float* key_scales;    // of int8 only
+  const float* value_scales;
   float* lse;          // [T, Hq] or null
   const float* sinks;  // [Hq] or null
   int64_t query_token_stride, query_head_stride;
@@ -104,12 +120,20 @@ struct AttentionFunctions {
   AttentionFunction merge;    // the splits of a tile
 };
 
+// One entry for each CacheFormat.
+struct AttentionFormats {
+  AttentionFunctions of_format[kNumFormats];
+};
 // One entry for each Dtype.
-extern const AttentionFunctions kAttentionScalar[kNumDtypes];
-extern const AttentionFunctions kAttentionAvx2[kNumDtypes];
-extern const AttentionFunctions kAttentionAvx512[kNumDtypes];
+struct AttentionTable {
+  AttentionFormats of_dtype[kNumDtypes];
+};
+
+extern const AttentionTable kAttentionScalar;
+extern const AttentionTable kAttentionAvx2;
+extern const AttentionTable kAttentionAvx512;
 // Of bfloat16 only.
-extern const AttentionFunctions kAttentionAvx512Bf16;
+extern const AttentionFormats kAttentionAvx512Bf16;
 
 std::unique_ptr<AttentionPlan> plan_attention(const AttentionShape& shape, int num_threads);
 

@@ -1,18 +1,8 @@
 // Attention for AVX-512.
-#include "attention_decode.h"
-#include "attention_prefill.h"
+#include "attention_table.h"
 
 namespace windlass {
-namespace {
 
-template <typename T>
-constexpr AttentionFunctions functions() {
-  return {decode_task<FloatProduct<T>>, prefill_task<FloatProduct<T>>, merge_splits<T>};
-}
-
-}  // namespace
-
-const AttentionFunctions kAttentionAvx512[kNumDtypes] = {functions<float>(), functions<BFloat16>(),
-                                                      functions<Float16>()};
+const AttentionTable kAttentionAvx512 = float_table();
 
 }  // namespace windlass

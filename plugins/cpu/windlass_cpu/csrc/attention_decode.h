@@ -9,6 +9,7 @@
 
 #include "attention_product.h"
 #include "attention_rows.h"
+#include "attention_scales.h"
 
 namespace windlass {
 namespace {
@@ -28,6 +29,7 @@ struct DecodeScratch {
   float* sums;
   RowState* states;
   float* decays;  // what the chunk's new maximum makes of earlier sums
+  TokenScales scales;
 
   static constexpr int64_t kScoreStride = kChunk;
   static constexpr int64_t kWeightStride = kChunk + 16;
@@ -40,7 +42,8 @@ struct DecodeScratch {
     const int64_t bytes =
         Carver::bytes<Unit>(group * depth) + Carver::bytes<float>(group * kScoreStride) +
         Carver::bytes<Weight>(group * kWeightStride) + Carver::bytes<float>(group * width) +
-        Carver::bytes<RowState>(group) + Carver::bytes<float>(group);
+        Carver::bytes<RowState>(group) + Carver::bytes<float>(group) +
+        2 * Carver::bytes<float>(kChunk);
     Carver carver(thread_scratch(bytes));
     queries = carver.template take<Unit>(group * depth);
     scores = carver.template take<float>(group * kScoreStride);
@@ -48,24 +51,26 @@ struct DecodeScratch {
     sums = carver.template take<float>(group * width);
     states = carver.template take<RowState>(group);
     decays = carver.template take<float>(group);
+    scales.keys = carver.template take<float>(kChunk);
+    scales.values = carver.template take<float>(kChunk);
   }
 };
 
 // Scores of kScoreTokens keys with kHeads queries, tiles of as many sums as a vector has lanes.
 // What is needed next, rows from `ahead` on, is asked for on the way.
 template <typename P, int kHeads>
-void score_keys(const typename P::Number* keys, int64_t token_stride, int64_t head_dim,
+void score_keys(const typename P::Stored* keys, int64_t token_stride, int64_t head_dim,
                 const typename P::Unit* queries, int64_t depth, float* scores,
-                const typename P::Number* ahead, int64_t ahead_stride) {
+                const typename P::Stored* ahead, int64_t ahead_stride) {
   constexpr int kTokens = kLanes / kHeads;
   for (int token = 0; token < kScoreTokens; token += kTokens) {
-    const typename P::Number* const rows = keys + token * token_stride;
-    const typename P::Number* const next = ahead + token * ahead_stride;
+    const typename P::Stored* const rows = keys + token * token_stride;
+    const typename P::Stored* const next = ahead + token * ahead_stride;
     Floats sums[kLanes] = {};
     const auto add = [&](int64_t d, auto load_key) __attribute__((always_inline)) {
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        if (starts_line<typename P::Number>(d)) __builtin_prefetch(next + t * ahead_stride + d);
+        if (starts_line<typename P::Stored>(d)) __builtin_prefetch(next + t * ahead_stride + d);
         typename P::Vector key[P::kVectors];
         load_key(rows + t * token_stride + d, key);
 #pragma GCC unroll 16
@@ -100,10 +105,12 @@ void score_keys(const typename P::Number* keys, int64_t token_stride, int64_t he
 // what earlier sums must be multiplied with.
 template <typename P>
 float soften_row(const AttentionCall& call, float* scores, typename P::Weight* weights,
-                 int64_t count, int64_t begin, int64_t end, RowState& state) {
+                 const TokenScales& scales, int64_t count, int64_t begin, int64_t end,
+                 RowState& state) {
   Floats largest = broadcast(kMinusInfinity);
   for (int64_t t = 0; t < count; t += kLanes) {
-    const Floats score = visible_scores(call, load(scores + t), begin - t, end - t);
+    const Floats products = scaled<typename P::Stored>(load(scores + t), scales.keys + t);
+    const Floats score = visible_scores(call, products, begin - t, end - t);
     store(scores + t, score);
     largest = maximum(score, largest);
   }
@@ -113,7 +120,7 @@ float soften_row(const AttentionCall& call, float* scores, typename P::Weight* w
   Floats total = {};
   for (int64_t t = 0; t < count; t += kLanes) {
     const Floats weight = exponential(load(scores + t) - state.maximum);
-    P::store_weights(weights + t, weight);
+    P::store_weights(weights + t, scaled<typename P::Stored>(weight, scales.values + t));
     total += weight;
   }
   const float decay = __builtin_expf(before - state.maximum);
@@ -138,19 +145,19 @@ struct ChunkValues {
 
 // Adds the weighted values to kPairs * kStepChannels channels of kHeads sums.
 template <typename P, int kHeads, int kPairs, bool kPartial>
-void add_values(const ChunkValues<typename P::Number>& values, int64_t channel, int channels,
+void add_values(const ChunkValues<typename P::Stored>& values, int64_t channel, int channels,
                 const DecodeScratch<P>& scratch, int64_t head) {
   const int64_t token_stride = values.rows.token_stride;
   Floats sums[kHeads][2 * kPairs] = {};
   const typename P::Weight* const weights =
       scratch.weights + head * scratch.kWeightStride - values.chunk;
-  const auto add = [&](const typename P::Number* row, const typename P::Number* next,
+  const auto add = [&](const typename P::Stored* row, const typename P::Stored* next,
                        int64_t token, bool both) __attribute__((always_inline)) {
     typename P::Vector value[kPairs][2];
 #pragma GCC unroll 16
     for (int j = 0; j < kPairs; ++j) {
       const auto* from = row + j * kStepChannels;
-      if (starts_line<typename P::Number>(j * kStepChannels)) {
+      if (starts_line<typename P::Stored>(j * kStepChannels)) {
 #pragma GCC unroll 2
         for (int n = 0; n < P::kNumbers; ++n) {
           __builtin_prefetch(next + j * kStepChannels + n * token_stride);
@@ -175,8 +182,8 @@ void add_values(const ChunkValues<typename P::Number>& values, int64_t channel, 
     const int64_t block_size = values.rows.block_size;
     const int64_t block_end = (token / block_size + 1) * block_size;
     const int64_t stop = block_end < values.end ? block_end : values.end;
-    const typename P::Number* row = values.rows.row(token) + channel;
-    const typename P::Number* next = values.ahead(token) + channel;
+    const typename P::Stored* row = values.rows.row(token) + channel;
+    const typename P::Stored* next = values.ahead(token) + channel;
     for (; token + P::kNumbers <= stop; token += P::kNumbers) {
       add(row, next, token, true);
       row += P::kNumbers * token_stride;
@@ -205,7 +212,7 @@ constexpr int wide_pairs() {
 }
 
 template <typename P, int kHeads>
-void add_all_channels(const ChunkValues<typename P::Number>& values, int64_t head_dim,
+void add_all_channels(const ChunkValues<typename P::Stored>& values, int64_t head_dim,
                       const DecodeScratch<P>& scratch, int64_t head) {
   constexpr int kWide = wide_pairs<kHeads>();
   int64_t d = 0;
@@ -243,10 +250,12 @@ void load_queries(const AttentionWork& work, const DecodeScratch<P>& scratch) {
 // The keys from the chunk's token on, whose values are `values`.
 template <typename P>
 void decode_chunk(const AttentionWork& work, const DecodeScratch<P>& scratch,
-                  const CacheRows<typename P::Number>& keys,
-                  const ChunkValues<typename P::Number>& values) {
+                  const CacheRows<typename P::Stored>& keys,
+                  const ChunkValues<typename P::Stored>& values,
+                  const TaskScales<typename P::Stored>& scales) {
   const int64_t head_dim = work.shape->head_dim, chunk = values.chunk;
   const int64_t count = round_up(values.end - chunk, kScoreTokens);
+  scales.gather(chunk, count, scratch.scales);
   for (int64_t t = 0; t < count; t += kScoreTokens) {
     const auto* const rows = keys.row(chunk + t);
     const auto* const ahead = values.rows.row(chunk + t);
@@ -260,8 +269,9 @@ void decode_chunk(const AttentionWork& work, const DecodeScratch<P>& scratch,
   for (int64_t h = 0; h < work.group; ++h) {
     auto* const weights = scratch.weights + h * scratch.kWeightStride;
     scratch.decays[h] =
-        soften_row<P>(*work.call, scratch.scores + h * scratch.kScoreStride, weights, count,
-                      values.begin - chunk, values.end - chunk, scratch.states[h]);
+        soften_row<P>(*work.call, scratch.scores + h * scratch.kScoreStride, weights,
+                      scratch.scales, count, values.begin - chunk, values.end - chunk,
+                      scratch.states[h]);
     weights[count] = typename P::Weight{};
   }
   for_heads(work.group, [&](int64_t head, auto heads) {
@@ -271,27 +281,28 @@ void decode_chunk(const AttentionWork& work, const DecodeScratch<P>& scratch,
 
 template <typename P>
 void decode_task(const AttentionWork& work) {
-  using T = typename P::Number;
+  using Stored = typename P::Stored;
   const AttentionShape& shape = *work.shape;
   const AttentionTask& task = *work.task;
   const DecodeScratch<P> scratch(work.group, shape.head_dim);
-  const CacheRows<T> keys(shape, *work.tile, work.call->keys, shape.keys);
-  const CacheRows<T> all_values(shape, *work.tile, work.call->values, shape.values);
+  const CacheRows<Stored> keys(shape, *work.tile, work.call->keys, shape.keys);
+  const CacheRows<Stored> all_values(shape, *work.tile, work.call->values, shape.values);
+  const TaskScales<Stored> scales(work);
   load_queries<P>(work, scratch);
   for (int64_t begin = task.key_begin; begin < task.key_end;) {
     const int64_t chunk = begin / kScoreTokens * kScoreTokens;
     const int64_t end = chunk + kChunk < task.key_end ? chunk + kChunk : task.key_end;
-    ChunkValues<T> values{all_values, begin, end, chunk, keys, end, task.key_end};
+    ChunkValues<Stored> values{all_values, begin, end, chunk, keys, end, task.key_end};
     if (end == task.key_end && work.next_task != nullptr) {
-      values.next_keys = CacheRows<T>(shape, *work.next_tile, work.call->keys, shape.keys);
+      values.next_keys = CacheRows<Stored>(shape, *work.next_tile, work.call->keys, shape.keys);
       values.next_begin = work.next_task->key_begin;
       values.next_end = work.next_task->key_end;
     }
-    decode_chunk<P>(work, scratch, keys, values);
+    decode_chunk<P>(work, scratch, keys, values, scales);
     begin = end;
   }
   for (int64_t h = 0; h < work.group; ++h) {
-    finish_row<T>(work, h, scratch.sums + h * scratch.width, scratch.states[h]);
+    finish_row<typename P::Number>(work, h, scratch.sums + h * scratch.width, scratch.states[h]);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "attention_product.h"
 #include "attention_rows.h"
+#include "attention_scales.h"
 
 namespace windlass {
 namespace {
@@ -35,6 +36,7 @@ struct PrefillScratch {
   float* sums;      // [rows, width]
   float* decays;    // [rows]
   RowState* states;  // [rows]
+  TokenScales scales;
 
   PrefillScratch(int64_t tile_rows, int64_t head_dim)
       : rows(round_up(tile_rows, kTileRows)),
@@ -46,7 +48,7 @@ struct PrefillScratch {
                           Carver::bytes<Unit>(rows * kStepUnits) +
                           Carver::bytes<float>(rows * kStepKeys) +
                           Carver::bytes<float>(rows * width) + Carver::bytes<float>(rows) +
-                          Carver::bytes<RowState>(rows);
+                          Carver::bytes<RowState>(rows) + 2 * Carver::bytes<float>(kStepKeys);
     Carver carver(thread_scratch(bytes));
     queries = carver.template take<Unit>(rows * depth);
     keys = carver.template take<Unit>(depth * kStepKeys);
@@ -56,6 +58,8 @@ struct PrefillScratch {
     sums = carver.template take<float>(rows * width);
     decays = carver.template take<float>(rows);
     states = carver.template take<RowState>(rows);
+    scales.keys = carver.template take<float>(kStepKeys);
+    scales.values = carver.template take<float>(kStepKeys);
   }
 };
 
@@ -75,7 +79,7 @@ void pack_queries(const AttentionWork& work, int64_t tile_rows, const PrefillScr
 
 // Vector `kPart` of the units of kStepChannels channels of kLanes keys, transposed.
 template <typename P, int kPart>
-void transpose_keys(const typename P::Number* const (&rows)[kLanes], int64_t d, int64_t rest,
+void transpose_keys(const typename P::Stored* const (&rows)[kLanes], int64_t d, int64_t rest,
                     typename P::Unit* to) {
   typename P::Vector square[kLanes];
 #pragma GCC unroll 16
@@ -101,10 +105,10 @@ void transpose_keys(const typename P::Number* const (&rows)[kLanes], int64_t d, 
 
 // Keys [step, step + kStepKeys) transposed; zeros outside [begin, end), whatever lies there.
 template <typename P>
-void pack_keys(const CacheRows<typename P::Number>& keys, int64_t step, int64_t begin, int64_t end,
+void pack_keys(const CacheRows<typename P::Stored>& keys, int64_t step, int64_t begin, int64_t end,
                int64_t head_dim, const PrefillScratch<P>& scratch) {
   for (int64_t group = 0; group < kStepKeys; group += kLanes) {
-    const typename P::Number* rows[kLanes];
+    const typename P::Stored* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       const int64_t token = step + group + i;
       rows[i] = token >= begin && token < end ? keys.row(token) : nullptr;
@@ -120,7 +124,7 @@ void pack_keys(const CacheRows<typename P::Number>& keys, int64_t step, int64_t 
 }
 
 template <typename P>
-void pack_values(const CacheRows<typename P::Number>& values, int64_t step, int64_t begin,
+void pack_values(const CacheRows<typename P::Stored>& values, int64_t step, int64_t begin,
                  int64_t end, int64_t head_dim, const PrefillScratch<P>& scratch) {
   using Vector = typename P::Vector;
   for (int64_t unit = 0; unit < scratch.kStepUnits; ++unit) {
@@ -200,11 +204,13 @@ void multiply(const typename P::Unit* left, int64_t rows, int64_t left_stride,
 // Turns a row's scores of a step into weights, those in [begin, end) not zero; returns the decay.
 template <typename P>
 float soften_step(const AttentionCall& call, const float* scores, typename P::Weight* weights,
-                  int64_t begin, int64_t end, RowState& state) {
+                  const TokenScales& scales, int64_t begin, int64_t end, RowState& state) {
   constexpr int kVectors = kStepKeys / kLanes;
   Floats row[kVectors], largest = broadcast(kMinusInfinity);
   for (int j = 0; j < kVectors; ++j) {
-    row[j] = visible_scores(call, load(scores + j * kLanes), begin - j * kLanes, end - j * kLanes);
+    const int t = j * kLanes;
+    const Floats products = scaled<typename P::Stored>(load(scores + t), scales.keys + t);
+    row[j] = visible_scores(call, products, begin - t, end - t);
     largest = maximum(row[j], largest);
   }
   const float before = state.maximum;
@@ -213,7 +219,8 @@ float soften_step(const AttentionCall& call, const float* scores, typename P::We
   Floats total = {};
   for (int j = 0; j < kVectors; ++j) {
     row[j] = exponential(row[j] - state.maximum);
-    P::store_weights(weights + j * kLanes, row[j]);
+    const int t = j * kLanes;
+    P::store_weights(weights + t, scaled<typename P::Stored>(row[j], scales.values + t));
     total += row[j];
   }
   const float decay = exponential(broadcast(before - state.maximum))[0];
@@ -243,31 +250,33 @@ void soften(const AttentionWork& work, int64_t tile_rows, int64_t step,
       continue;
     }
     scratch.decays[row] = soften_step<P>(*work.call, scratch.scores + row * kStepKeys, weights,
-                                         begin, end, scratch.states[row]);
+                                         scratch.scales, begin, end, scratch.states[row]);
   }
 }
 
 template <typename P>
 void prefill_task(const AttentionWork& work) {
-  using T = typename P::Number;
+  using Stored = typename P::Stored;
   const AttentionShape& shape = *work.shape;
   const int64_t tile_rows = work.tile->query_count * work.group;
   const PrefillScratch<P> scratch(tile_rows, shape.head_dim);
-  const CacheRows<T> keys(shape, *work.tile, work.call->keys, shape.keys);
-  const CacheRows<T> values(shape, *work.tile, work.call->values, shape.values);
+  const CacheRows<Stored> keys(shape, *work.tile, work.call->keys, shape.keys);
+  const CacheRows<Stored> values(shape, *work.tile, work.call->values, shape.values);
+  const TaskScales<Stored> scales(work);
   const int64_t begin = work.task->key_begin, end = work.task->key_end;
   pack_queries<P>(work, tile_rows, scratch);
   for (int64_t step = begin / kStepKeys * kStepKeys; step < end; step += kStepKeys) {
     pack_keys<P>(keys, step, begin, end, shape.head_dim, scratch);
     multiply<P>(scratch.queries, scratch.rows, scratch.depth, scratch.keys, kStepKeys,
                 scratch.depth, nullptr, scratch.scores);
+    scales.gather(step, kStepKeys, scratch.scales);
     soften<P>(work, tile_rows, step, scratch);
     pack_values<P>(values, step, begin, end, shape.head_dim, scratch);
     multiply<P>(scratch.weights, scratch.rows, scratch.kStepUnits, scratch.values, scratch.width,
                 scratch.kStepUnits, scratch.decays, scratch.sums);
   }
   for (int64_t row = 0; row < tile_rows; ++row) {
-    finish_row<T>(work, row, scratch.sums + row * scratch.width, scratch.states[row]);
+    finish_row<typename P::Number>(work, row, scratch.sums + row * scratch.width, scratch.states[row]);
   }
 }
 

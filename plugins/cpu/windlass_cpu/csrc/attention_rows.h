@@ -88,9 +88,9 @@ inline void pack_row(const typename P::Number* from, int64_t head_dim, typename 
     const int64_t rest = head_dim - d;
     typename P::Vector units[P::kVectors];
     if (rest >= kStepChannels) {
-      P::load(from + d, units);
+      P::load_query(from + d, units);
     } else {
-      P::load(from + d, static_cast<int>(rest), units);
+      P::load_query(from + d, units, static_cast<int>(rest));
     }
     std::memcpy(to + d / P::kNumbers, units, sizeof(units));
   }

@@ -12,6 +12,7 @@ namespace windlass {
 namespace {
 
 #if defined(__x86_64__) && defined(__linux__)
+#ifdef WINDLASS_AMX
 // Linux hands out the AMX tile state only to processes that ask for it.
 bool amx_permitted() {
   constexpr int kArchReqXcompPerm = 0x1023;
@@ -22,6 +23,9 @@ bool amx_permitted() {
   if (!(tiles && int8 && bf16)) return false;
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
 }
+#else
+bool amx_permitted() { return false; }  // the compiler could not build its kernels
+#endif
 
 bool has_avx512_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;

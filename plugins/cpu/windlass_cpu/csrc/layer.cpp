@@ -43,29 +43,27 @@ class LayerRun {
   LayerRun(const DecoderLayer& layer, const LayerStep& step)
       : layer_(layer), step_(step), data_(layer, step.tokens) {}
 
-  void run() {
-    norm_input();
-    attend();
+  void run(bool is_first, AttentionPlan* plan) {
+    if (is_first) {
+      const int64_t numbers = step_.tokens * layer_.qkv.inputs;
+      std::memcpy(step_.residual, step_.hidden, numbers * sizeof(uint16_t));
+    }
+    norm(layer_.input_norm, is_first ? nullptr : step_.residual);
+    attend(plan);
     norm(layer_.post_attention_norm, step_.residual);
     feed_forward();
   }
 
  private:
-  void norm_input() {
-    if (step_.is_first) {
-      std::memcpy(step_.residual, step_.hidden,
-                  step_.tokens * layer_.qkv.inputs * sizeof(uint16_t));
-    }
-    norm(layer_.input_norm, step_.is_first ? nullptr : step_.residual);
-  }
 
+  // Adds the hidden states to the residual stream, if there is one, and normalises the sum.
   void norm(const void* weight, void* residual) {
     const NormCall call{step_.hidden, residual,          weight,    residual,
                         data_.normed, layer_.qkv.inputs, layer_.eps};
     windlass_rms_norm(&call, step_.tokens, kType);
   }
 
-  void attend() {
+  void attend(AttentionPlan* plan) {
     multiply(layer_.qkv, data_.normed, data_.qkv);
     RopeCall rope = layer_.rope;
     const int64_t head_dim = rope.head_dim, token_stride = layer_.qkv.outputs;
@@ -82,7 +80,7 @@ class LayerRun {
     call.query = data_.qkv;
     call.query_token_stride = token_stride;
     call.out = data_.attended;
-    windlass_attention_run(step_.plan, &call);
+    windlass_attention_run(plan, &call);
     multiply(layer_.o, data_.attended, step_.hidden);
   }
 
@@ -108,7 +106,9 @@ class LayerRun {
 
 extern "C" {
 
-void windlass_decoder_layer(const windlass::DecoderLayer* layer, const windlass::LayerStep* step) {
-  windlass::LayerRun(*layer, *step).run();
+void windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
+                             const windlass::LayerStep* step) {
+  for (int64_t i = 0; i < count; ++i)
+    windlass::LayerRun(layers[i], *step).run(i == 0, step->plans[i]);
 }
 }

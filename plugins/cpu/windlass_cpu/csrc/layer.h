@@ -1,5 +1,5 @@
-// A whole decoder layer as one call: what Python would do between its nine kernels takes longer
-// than some of them when there is one token.
+// All decoder layers as one call: what Python would do between the nine kernels of a layer takes
+// longer than some of them when there is one token.
 #pragma once
 
 #include "rows.h"
@@ -28,19 +28,18 @@ struct DecoderLayer {
 };
 
 struct LayerStep {
-  void* hidden;    // [tokens, hidden size], replaced by the layer's output
-  void* residual;  // [tokens, hidden size], replaced by the sum so far
+  void* hidden;    // [tokens, hidden size], replaced by the last layer's output
+  void* residual;  // [tokens, hidden size], receives the residual stream
   int64_t tokens;
   const int64_t* positions;
   const int64_t* slots;
-  AttentionPlan* plan;
-  int32_t is_first;  // `residual` holds nothing yet
+  AttentionPlan* const* plans;  // of each layer
 };
 
 }  // namespace windlass
 
 extern "C" {
-// hidden, residual = layer(hidden, residual), as windlass.layers.decoder_layer.
-WINDLASS_EXPORT void windlass_decoder_layer(const windlass::DecoderLayer*,
-                                            const windlass::LayerStep*);
+// What windlass.layers.decoder_layer computes, layer after layer.
+WINDLASS_EXPORT void windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
+                                             const windlass::LayerStep*);
 }

@@ -106,6 +106,7 @@ class Product {
           kernel_.tile[groups.size(g)](input, output(first + row, panel * kPanelColumns));
         }
       }
+      if (kernel_.finish) kernel_.finish();
     });
   }
 

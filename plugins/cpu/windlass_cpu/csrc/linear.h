@@ -18,7 +18,7 @@ namespace windlass {
 constexpr int kPanelColumns = 32;
 constexpr int kSliceBytes = 128;
 constexpr int kSlicesPerStep = 4;  // slices in one turn of the inner loop
-constexpr int kLargestTile = 16;   // rows that a kernel may take at once, at most
+constexpr int kLargestTile = 32;   // rows that a kernel may take at once, at most
 
 constexpr int64_t divide_up(int64_t count, int64_t by) { return (count + by - 1) / by; }
 
@@ -61,6 +61,7 @@ struct LinearKernel {
   // where step 0 of the group lies.
   void (*pack)(const Rows& rows, int count, int64_t begin, int64_t end, char* packed);
   void (*tile[kLargestTile + 1])(const TileInput&, const TileOutput&);  // by rows
+  void (*finish)();  // what a thread does after its last tile; may be null
 };
 
 // A panel's size in one weight format.

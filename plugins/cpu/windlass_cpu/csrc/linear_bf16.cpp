@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "linear_dispatch.h"
 #include "parallel.h"
 
 namespace windlass {
@@ -27,7 +28,18 @@ bool use_dot() {
   return choice < 0 ? fast : choice != 0;
 }
 
-const LinearKernel& current_kernel() {
+// Fewer rows wait for memory, and vectors take a panel with less ado.
+constexpr int64_t kLeastTileRows = 4;
+
+const LinearKernel& tile_kernel() {
+#ifdef WINDLASS_AMX
+  if (current_isa() >= Isa::kAmx) return bf16_kernel_amx();
+#endif
+  return bf16_kernel_emulated();
+}
+
+const LinearKernel& current_kernel(int64_t rows) {
+  if (use_tiles(rows, kLeastTileRows)) return tile_kernel();
 #ifndef WINDLASS_SCALAR_ONLY
   const Isa isa = current_isa();
   if (isa >= Isa::kAvx512Bf16 && use_dot()) return bf16_kernel_avx512bf16();
@@ -95,7 +107,7 @@ void windlass_linear_bf16_pack(const void* weight, int, int64_t row_stride, int6
 void windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
                           int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
                           int64_t output_stride, int is_float) {
-  run_linear(current_kernel(), bf16_panel_shape(inputs),
+  run_linear(current_kernel(rows), bf16_panel_shape(inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
               is_float != 0, nullptr});
 }

@@ -9,6 +9,8 @@ const LinearKernel& bf16_kernel_scalar();
 const LinearKernel& bf16_kernel_avx2();
 const LinearKernel& bf16_kernel_avx512();
 const LinearKernel& bf16_kernel_avx512bf16();
+const LinearKernel& bf16_kernel_amx();
+const LinearKernel& bf16_kernel_emulated();  // AMX in plain C++
 
 PanelShape bf16_panel_shape(int64_t inputs);
 

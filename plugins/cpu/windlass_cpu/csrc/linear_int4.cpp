@@ -3,13 +3,25 @@
 #include <cstring>
 #include <vector>
 
+#include "linear_dispatch.h"
 #include "linear_quantize.h"
 #include "parallel.h"
 
 namespace windlass {
 namespace {
 
-const LinearKernel& current_kernel(int group) {
+// Fewer rows are not worth unpacking a panel for.
+constexpr int64_t kLeastTileRows = 16;
+
+const LinearKernel& tile_kernel(int group) {
+#ifdef WINDLASS_AMX
+  if (current_isa() >= Isa::kAmx) return int4_kernel_amx(group);
+#endif
+  return int4_kernel_emulated(group);
+}
+
+const LinearKernel& current_kernel(int group, int64_t rows) {
+  if (use_tiles(rows, kLeastTileRows)) return tile_kernel(group);
 #ifndef WINDLASS_SCALAR_ONLY
   const Isa isa = current_isa();
   if (isa >= Isa::kAvx512Vnni) return int4_kernel_avx512vnni(group);
@@ -112,7 +124,7 @@ void windlass_linear_int4_group32(const void* packed, int64_t outputs, int64_t i
                                   const uint16_t* x, int64_t x_stride, int64_t rows,
                                   const uint16_t* bias, void* output, int64_t output_stride,
                                   int is_float) {
-  run_linear(current_kernel(32), panel_shape(32, inputs),
+  run_linear(current_kernel(32, rows), panel_shape(32, inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
               is_float != 0, nullptr});
 }
@@ -121,7 +133,7 @@ void windlass_linear_int4_group128(const void* packed, int64_t outputs, int64_t 
                                    const uint16_t* x, int64_t x_stride, int64_t rows,
                                    const uint16_t* bias, void* output, int64_t output_stride,
                                    int is_float) {
-  run_linear(current_kernel(128), panel_shape(128, inputs),
+  run_linear(current_kernel(128, rows), panel_shape(128, inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
               is_float != 0, nullptr});
 }

@@ -22,6 +22,8 @@ const LinearKernel& int4_kernel_scalar(int group);
 const LinearKernel& int4_kernel_avx2(int group);
 const LinearKernel& int4_kernel_avx512(int group);
 const LinearKernel& int4_kernel_avx512vnni(int group);
+const LinearKernel& int4_kernel_amx(int group);
+const LinearKernel& int4_kernel_emulated(int group);  // AMX in plain C++
 
 }  // namespace windlass
 

@@ -35,6 +35,21 @@ struct Int4Activations {
         octets(reinterpret_cast<Octet*>(corrections + count)) {}
 };
 
+// Rounds one group of row `r`, with zeros beyond the last input; returns its scale.
+template <int Group>
+inline float round_int4_activations(const Rows& rows, int r, int64_t group, int8_t (&rounded)[Group],
+                                    int32_t* sum) {
+  const int64_t first = group * Group, left = rows.inputs - first;
+  uint16_t x[Group] = {};
+  std::memcpy(x, rows.x + r * rows.stride + first, (left < Group ? left : Group) * sizeof *x);
+  const float magnitude = bf16_magnitude(x, Group);
+  const float scale = (magnitude - magnitude == 0 ? magnitude : magnitude - magnitude) / 127;
+  float values[Group];
+  for (int i = 0; i < Group; ++i) values[i] = float_from_bf16(x[i]);
+  *sum = round_values(values, Group, inverse_of(scale), -127, 127, rounded);
+  return scale;
+}
+
 template <class Arch, int Group>
 struct Int4Format {
   using Activations = Int4Activations<Group>;
@@ -45,28 +60,15 @@ struct Int4Format {
     for (int64_t group = begin; group < end; ++group) {
       const Activations to(packed + group * kStepBytes * count, count);
       for (int r = 0; r < count; ++r) {
-        const int64_t first = group * Group, left = rows.inputs - first;
-        uint16_t x[Group] = {};
-        std::memcpy(x, rows.x + r * rows.stride + first,
-                    (left < Group ? left : Group) * sizeof *x);
-        pack_row(x, r, count, to);
+        int8_t rounded[Group];
+        int32_t sum;
+        to.scales[r] = round_int4_activations<Group>(rows, r, group, rounded, &sum);
+        to.corrections[r] = -kInt4Offset * sum;
+        for (int s = 0; s < Activations::kSlices; ++s)
+          std::memcpy(to.octets[s * count + r].values, rounded + s * kInt4SliceInputs,
+                      kInt4SliceInputs);
       }
     }
-  }
-
-  static void pack_row(const uint16_t (&x)[Group], int r, int count, const Activations& to) {
-    const float magnitude = bf16_magnitude(x, Group);
-    const float scale = (magnitude - magnitude == 0 ? magnitude : magnitude - magnitude) / 127;
-    const float inverse = inverse_of(scale);
-    float values[Group];
-    int8_t rounded[Group];
-    for (int i = 0; i < Group; ++i) values[i] = float_from_bf16(x[i]);
-    const int32_t sum = round_values(values, Group, inverse, -127, 127, rounded);
-    to.scales[r] = scale;
-    to.corrections[r] = -kInt4Offset * sum;
-    for (int s = 0; s < Activations::kSlices; ++s)
-      std::memcpy(to.octets[s * count + r].values, rounded + s * kInt4SliceInputs,
-                  kInt4SliceInputs);
   }
 
   template <int Count>

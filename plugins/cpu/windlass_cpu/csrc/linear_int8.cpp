@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "linear_dispatch.h"
 #include "linear_quantize.h"
 #include "linear_rounding.h"
 #include "parallel.h"
@@ -10,7 +11,18 @@
 namespace windlass {
 namespace {
 
-const LinearKernel& current_kernel() {
+// Fewer rows wait for memory, and vectors take a panel with less ado.
+constexpr int64_t kLeastTileRows = 8;
+
+const LinearKernel& tile_kernel() {
+#ifdef WINDLASS_AMX
+  if (current_isa() >= Isa::kAmx) return int8_kernel_amx();
+#endif
+  return int8_kernel_emulated();
+}
+
+const LinearKernel& current_kernel(int64_t rows) {
+  if (use_tiles(rows, kLeastTileRows)) return tile_kernel();
 #ifndef WINDLASS_SCALAR_ONLY
   const Isa isa = current_isa();
   if (isa >= Isa::kAvx512Vnni) return int8_kernel_avx512vnni();
@@ -102,7 +114,7 @@ void windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs, c
                           int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
                           int64_t output_stride, int is_float) {
   if (rows == 0) return;
-  run_linear(current_kernel(), panel_shape(inputs),
+  run_linear(current_kernel(rows), panel_shape(inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
               is_float != 0, row_scales(x, x_stride, rows, inputs)});
 }

@@ -22,6 +22,8 @@ const LinearKernel& int8_kernel_scalar();
 const LinearKernel& int8_kernel_avx2();
 const LinearKernel& int8_kernel_avx512();
 const LinearKernel& int8_kernel_avx512vnni();
+const LinearKernel& int8_kernel_amx();
+const LinearKernel& int8_kernel_emulated();  // AMX in plain C++
 
 }  // namespace windlass
 

@@ -6,6 +6,10 @@
 
 #include <cstring>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "linear.h"
 
 namespace {
@@ -38,19 +42,34 @@ inline void write_row(const float* sums, const float* bias, int columns, bool is
   }
 }
 
-template <int Rows>
-void write_tile(const float (&sums)[Rows][windlass::kPanelColumns],
-                const windlass::TileOutput& to) {
+// A row of a whole panel, where a constant count lets the compiler use whole vectors.
+inline void write_panel_row(const float* sums, const float* bias, bool is_float, void* output) {
   constexpr int kColumns = windlass::kPanelColumns;
-  float bias[kColumns] = {};
+#if defined(__AVX512BF16__)
+  // The processor's own rounding takes the smallest numbers as zero, as its bf16 products do.
+  if (!is_float) {
+    const __m512 low = _mm512_load_ps(sums) + _mm512_load_ps(bias);
+    const __m512 high = _mm512_load_ps(sums + 16) + _mm512_load_ps(bias + 16);
+    const auto rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(output, rounded);
+    return;
+  }
+#endif
+  write_row(sums, bias, kColumns, is_float, output);
+}
+
+template <int Most>
+void write_tile(const float (&sums)[Most][windlass::kPanelColumns],
+                const windlass::TileOutput& to, int rows = Most) {
+  constexpr int kColumns = windlass::kPanelColumns;
+  alignas(64) float bias[kColumns] = {};
   if (to.bias) {
     for (int c = 0; c < to.columns; ++c) bias[c] = float_from_bf16(to.bias[c]);
   }
   char* out = static_cast<char*>(to.output);
   const int64_t step = to.stride * (to.is_float ? sizeof(float) : sizeof(uint16_t));
-  for (int r = 0; r < Rows; ++r) {
-    // A constant count for the common case lets the compiler use whole vectors.
-    if (to.columns == kColumns) write_row(sums[r], bias, kColumns, to.is_float, out + r * step);
+  for (int r = 0; r < rows; ++r) {
+    if (to.columns == kColumns) write_panel_row(sums[r], bias, to.is_float, out + r * step);
     else write_row(sums[r], bias, to.columns, to.is_float, out + r * step);
   }
 }

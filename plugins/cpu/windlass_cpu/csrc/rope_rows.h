@@ -2,7 +2,7 @@
 // of keys and values, in one pass over a token's heads.
 #pragma once
 
-#include "norm_rows.h"
+#include "cache_rows.h"
 
 namespace windlass {
 namespace {
@@ -46,51 +46,50 @@ void store_rotated(const HeadBuffer& head, const float* cos_sin, int64_t rotated
 }
 
 template <typename T>
-void rope_heads(const RopeCall& call, const HeadRows& rows, int64_t token, T* to,
-                int64_t head_stride) {
+void rope_head(const RopeCall& call, const HeadRows& rows, int64_t token, int64_t number, T* to) {
   HeadBuffer head;
-  const T* const from = static_cast<const T*>(rows.heads) + token * rows.token_stride;
+  const T* const from = static_cast<const T*>(rows.heads) + token * rows.token_stride +
+                        number * rows.head_stride;
+  load_head(from, static_cast<const T*>(rows.weight), call.head_dim, call.eps, head);
   const float* const cos_sin = call.cos_sin + call.positions[token] * call.rotated;
-  for (int64_t h = 0; h < rows.num_heads; ++h) {
-    load_head(from + h * rows.head_stride, static_cast<const T*>(rows.weight), call.head_dim,
-              call.eps, head);
-    store_rotated(head, cos_sin, call.rotated, call.head_dim, to + h * head_stride);
-  }
+  store_rotated(head, cos_sin, call.rotated, call.head_dim, to);
 }
 
-// The first head of a slot.
 template <typename T>
-T* slot_row(void* cache, const CacheStrides& strides, int64_t block_size, int64_t slot) {
-  return static_cast<T*>(cache) + slot / block_size * strides.block +
-         slot % block_size * strides.token;
+void rope_heads(const RopeCall& call, const HeadRows& rows, int64_t token) {
+  T* const to = static_cast<T*>(rows.out) + token * rows.out_token_stride;
+  for (int64_t h = 0; h < rows.num_heads; ++h) {
+    rope_head(call, rows, token, h, to + h * rows.out_head_stride);
+  }
 }
 
 template <typename T>
 void write_slot(const RopeCall& call, int64_t token) {
-  const int64_t slot = call.slots[token];
-  if (slot < 0) return;
-  T* const key = slot_row<T>(call.keys, call.key_strides, call.block_size, slot);
-  rope_heads<T>(call, call.key, token, key, call.key_strides.head);
-  T* const value = slot_row<T>(call.values, call.value_strides, call.block_size, slot);
+  if (call.slots[token] < 0) return;
+  const auto format = static_cast<CacheFormat>(call.cache_format);
+  const CacheSlot keys(call.keys, call.block_size, call.slots[token]);
+  const CacheSlot values(call.values, call.block_size, call.slots[token]);
   const T* const from = static_cast<const T*>(call.value) + token * call.value_token_stride;
   for (int64_t h = 0; h < call.key.num_heads; ++h) {
-    std::memcpy(value + h * call.value_strides.head, from + h * call.value_head_stride,
-                call.head_dim * sizeof(T));
+    if (format == CacheFormat::kSame) {
+      rope_head(call, call.key, token, h, keys.template head<T>(h));
+    } else {
+      T rotated[kMaxHeadDim];
+      rope_head(call, call.key, token, h, rotated);
+      keys.write(format, h, rotated, call.head_dim);
+    }
+    values.write(format, h, from + h * call.value_head_stride, call.head_dim);
   }
 }
 
 template <typename T>
 void rope_tokens(const RopeCall& call, int64_t begin, int64_t end) {
   for (int64_t token = begin; token < end; ++token) {
-    rope_heads<T>(call, call.query, token,
-                  static_cast<T*>(call.query.out) + token * call.query.out_token_stride,
-                  call.query.out_head_stride);
+    rope_heads<T>(call, call.query, token);
     if (call.slots != nullptr) {
       write_slot<T>(call, token);
     } else {
-      rope_heads<T>(call, call.key, token,
-                    static_cast<T*>(call.key.out) + token * call.key.out_token_stride,
-                    call.key.out_head_stride);
+      rope_heads<T>(call, call.key, token);
     }
   }
 }

@@ -43,4 +43,10 @@ WINDLASS_EXPORT void windlass_rope(const windlass::RopeCall* call, int64_t token
   const int64_t numbers = (call->query.num_heads + 2 * call->key.num_heads) * call->head_dim;
   windlass::share_rows(windlass::functions_for(dtype).rope, *call, tokens, numbers);
 }
+
+WINDLASS_EXPORT void windlass_write_slots(const windlass::WriteCall* call, int64_t tokens,
+                                          int32_t dtype) {
+  const int64_t numbers = call->num_heads * call->head_dim;
+  windlass::share_rows(windlass::functions_for(dtype).write, *call, tokens, numbers);
+}
 }

@@ -46,11 +46,21 @@ struct RopeCall {
   const float* cos_sin;      // [positions, rotated]
   int64_t rotated;           // channels that are rotated, even
   const int64_t* slots;      // [T] or null; negative: not written
-  void* keys;
-  void* values;
-  CacheStrides key_strides, value_strides;
+  CacheSide keys, values;
   int64_t block_size;
   float eps;
+  int32_t cache_format;
+};
+
+// New keys or values, strides in numbers, channels side by side.
+struct WriteCall {
+  const void* heads;  // [T, num_heads, head_dim]
+  int64_t token_stride, head_stride;
+  int64_t num_heads, head_dim;
+  const int64_t* slots;  // [T]; negative: not written
+  CacheSide side;
+  int64_t block_size;
+  int32_t cache_format;
 };
 
 // The widest head that is normalised and rotated in one piece of the stack.
@@ -62,7 +72,8 @@ using RowFunction = void (*)(const Call&, int64_t begin, int64_t end);
 struct RowFunctions {
   RowFunction<NormCall> norm;
   RowFunction<SiluMulCall> silu_mul;
-  RowFunction<RopeCall> rope;  // tokens
+  RowFunction<RopeCall> rope;    // tokens
+  RowFunction<WriteCall> write;  // tokens
 };
 
 // One entry for each Dtype.
@@ -76,4 +87,6 @@ extern "C" {
 WINDLASS_EXPORT void windlass_rms_norm(const windlass::NormCall*, int64_t rows, int32_t dtype);
 WINDLASS_EXPORT void windlass_silu_mul(const windlass::SiluMulCall*, int64_t rows, int32_t dtype);
 WINDLASS_EXPORT void windlass_rope(const windlass::RopeCall*, int64_t tokens, int32_t dtype);
+WINDLASS_EXPORT void windlass_write_slots(const windlass::WriteCall*, int64_t tokens,
+                                          int32_t dtype);
 }

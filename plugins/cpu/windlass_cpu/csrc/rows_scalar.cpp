@@ -8,7 +8,7 @@ namespace {
 
 template <typename T>
 constexpr RowFunctions functions() {
-  return {norm_rows<T>, silu_mul_rows<T>, rope_tokens<T>};
+  return {norm_rows<T>, silu_mul_rows<T>, rope_tokens<T>, write_rows<T>};
 }
 
 }  // namespace
