@@ -24,6 +24,11 @@ class CpuAllocator(TorchAllocator):
         for tag, memory in self._reserved.items():
             self._prefaults[tag] = Prefault(memory)
 
+    def postpone_prefault(self) -> None:
+        """Let a step run undisturbed."""
+        for prefault in self._prefaults.values():
+            prefault.postpone()
+
     def release(self, tag: str) -> None:
         """Drop the buffer."""
         prefault = self._prefaults.pop(tag, None)

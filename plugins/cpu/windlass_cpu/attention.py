@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from typing import Any, ClassVar
 
@@ -167,10 +168,12 @@ class Plan:
 class CpuAttention(Attention):
     """Decodes share a read of keys and values among a group's heads; prefill goes tile by tile.
 
-    Work is spread over torch's threads, long requests are split along their keys.
+    Work is spread over the kernels' threads, long requests are split along their keys. `on_step` is
+    called when a step is planned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_step: Callable[[], None] = lambda: None) -> None:
+        self._on_step = on_step
         self._library = _declared(load_library())
         self._last_addresses: PoolAddresses | None = None
 
@@ -209,6 +212,7 @@ class CpuAttention(Attention):
     def plan(self, batch: AttentionBatch, pool: KVPool, *, capture: bool = False) -> object:
         """Keep the step; tasks are cut when a layer asks, for they depend on its window."""
         del capture
+        self._on_step()
         return Plan(self._library, batch, self.addresses(pool))
 
     def write_kv(

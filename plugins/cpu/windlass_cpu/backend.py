@@ -62,7 +62,7 @@ class CpuBackend(TorchBackend):
         # An order of ops that the user gave must be followed.
         self._fuses = not config.ops
         if library_path() is not None:
-            self.attention = CpuAttention()
+            self.attention = CpuAttention(on_step=self.allocator.postpone_prefault)
             self.capabilities = replace(self.capabilities, block_multiple=BLOCK_MULTIPLE)
 
     def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:

@@ -23,6 +23,7 @@ class _LayerLinear(ctypes.Structure):
     _fields_: ClassVar = [
         ("multiply", c_void_p),
         ("packed", c_void_p),
+        ("bytes", c_int64),
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("bias", c_void_p),
@@ -152,6 +153,7 @@ def _layer_linear(linear: Linear) -> _LayerLinear:
     return _LayerLinear(
         multiply=weight.multiply_address,
         packed=weight.address,
+        bytes=weight.nbytes,
         outputs=weight.out_features,
         inputs=weight.in_features,
         bias=None if linear.bias is None else linear.bias.data_ptr(),

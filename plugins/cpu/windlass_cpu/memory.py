@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import threading
+import time
 from contextlib import suppress
 
 import torch
@@ -25,6 +26,8 @@ HUGE_PAGE = 2 << 20
 _CHUNK = 16 * HUGE_PAGE
 _KEEP_FREE = 512 << 20
 """Bytes that others on the machine are left: touching ahead stops there, serving does not."""
+_QUIET_SECONDS = 10.0
+"""How long nothing must have run before memory is touched: longer than the longest step."""
 
 
 def map_memory(nbytes: int, *, huge_pages: bool = True) -> torch.Tensor:
@@ -53,17 +56,23 @@ def populate(memory: torch.Tensor, start: int, nbytes: int) -> bool:
 
 
 class Prefault:
-    """Touches every page of `memory` on a thread of low priority, beside whatever runs.
+    """Touches every page of `memory` while the engine has nothing else to do.
 
-    It lets an idle processor do what the first requests would otherwise wait for; starting waits
-    for nothing. It ends early when the machine runs out of free memory.
+    It lets an idle processor do what requests would otherwise wait for; starting waits for nothing,
+    and a step, which needs every processor, is not disturbed. It ends early when the machine runs
+    out of free memory.
     """
 
     def __init__(self, memory: torch.Tensor) -> None:
         self._memory = memory
         self._stopping = threading.Event()
+        self._not_before = 0.0
         self._thread = threading.Thread(target=self._run, name="windlass-prefault", daemon=True)
         self._thread.start()
+
+    def postpone(self) -> None:
+        """Leave the memory alone for a while: a step begins."""
+        self._not_before = time.monotonic() + _QUIET_SECONDS
 
     def stop(self) -> None:
         """End it; the memory may be given back afterwards."""
@@ -79,6 +88,9 @@ class Prefault:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         for start in range(0, self._memory.nbytes, _CHUNK):
             nbytes = min(_CHUNK, self._memory.nbytes - start)
+            while (left := self._not_before - time.monotonic()) > 0:
+                if self._stopping.wait(left):
+                    return
             if self._stopping.is_set():
                 return
             if host_memory().available < _KEEP_FREE + nbytes:

@@ -65,7 +65,7 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
         return reference.silu_mul(x)
     x, size = x.contiguous(), x.shape[-1] // 2
     out = x.new_empty((*x.shape[:-1], size))
-    call = SiluMulCall(x.data_ptr(), out.data_ptr(), size)
+    call = SiluMulCall(x.data_ptr(), out.data_ptr(), size, size)
     row_library().windlass_silu_mul(ctypes.byref(call), x.numel() // x.shape[-1], code)
     return out
 

@@ -52,7 +52,12 @@ class NormCall(ctypes.Structure):
 class SiluMulCall(ctypes.Structure):
     """`SiluMulCall`."""
 
-    _fields_: ClassVar = [("rows", c_void_p), ("out", c_void_p), ("size", c_int64)]
+    _fields_: ClassVar = [
+        ("rows", c_void_p),
+        ("out", c_void_p),
+        ("size", c_int64),
+        ("out_stride", c_int64),
+    ]
 
 
 class HeadRows(ctypes.Structure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from windlass.backend import BackendConfig
 from windlass.plugin.host_memory import HostMemory
+from windlass_cpu import memory as memory_module
 from windlass_cpu.backend import CpuBackend, _use_threads
 from windlass_cpu.library import library_path
 from windlass_cpu.memory import HUGE_PAGE, Prefault, map_memory, populate
@@ -52,6 +54,24 @@ def test_a_prefault_touches_every_page() -> None:
 
 
 @needs_library
+def test_a_postponed_prefault_leaves_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = threading.Event()
+    planned = threading.Event()
+
+    def touch(*_: object) -> bool:
+        touched.set()
+        return planned.wait(10)
+
+    monkeypatch.setattr(memory_module, "populate", touch)
+    prefault = Prefault(map_memory(64 * HUGE_PAGE))
+    assert touched.wait(10)
+    prefault.postpone()
+    touched.clear()
+    planned.set()
+    assert not touched.wait(0.1)
+    prefault.stop()
+
+
 def test_a_prefault_leaves_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     short = HostMemory(total=1 << 30, available=100 * MIB)
     monkeypatch.setattr("windlass_cpu.memory.host_memory", lambda: short)

@@ -3,11 +3,14 @@
 #include <cstring>
 
 #include "linear.h"
+#include "pool.h"
 #include "scratch.h"
 
 namespace windlass {
 namespace {
 
+// Products of at most so many rows wait for memory.
+constexpr int64_t kFewTokens = 8;
 constexpr auto kType = static_cast<int32_t>(Dtype::kBFloat16);
 
 // The layer's activations, one after the other in memory that the calling thread keeps.
@@ -40,8 +43,8 @@ struct Activations {
 
 class LayerRun {
  public:
-  LayerRun(const DecoderLayer& layer, const LayerStep& step)
-      : layer_(layer), step_(step), data_(layer, step.tokens) {}
+  LayerRun(const DecoderLayer& layer, const DecoderLayer* next, const LayerStep& step)
+      : layer_(layer), next_(next), step_(step), data_(layer, step.tokens) {}
 
   void run(bool is_first, AttentionPlan* plan) {
     if (is_first) {
@@ -64,7 +67,7 @@ class LayerRun {
   }
 
   void attend(AttentionPlan* plan) {
-    multiply(layer_.qkv, data_.normed, data_.qkv);
+    project(layer_.qkv, data_.normed, data_.qkv, &layer_.o);
     RopeCall rope = layer_.rope;
     const int64_t head_dim = rope.head_dim, token_stride = layer_.qkv.outputs;
     uint16_t* const key = data_.qkv + rope.query.num_heads * head_dim;
@@ -81,22 +84,41 @@ class LayerRun {
     call.query_token_stride = token_stride;
     call.out = data_.attended;
     windlass_attention_run(plan, &call);
-    multiply(layer_.o, data_.attended, step_.hidden);
+    project(layer_.o, data_.attended, step_.hidden, &layer_.gate_up);
   }
 
   void feed_forward() {
-    multiply(layer_.gate_up, data_.normed, data_.gate_up);
-    const SiluMulCall call{data_.gate_up, data_.product, layer_.down.inputs};
-    windlass_silu_mul(&call, step_.tokens, kType);
-    multiply(layer_.down, data_.product, step_.hidden);
+    const int64_t size = layer_.down.inputs;
+    if (step_.tokens > kFewTokens && size % kPanelColumns == 0) {
+      multiply(layer_.gate_up, data_.normed, data_.product, size, Output::kGated, &layer_.down);
+    } else {
+      multiply(layer_.gate_up, data_.normed, data_.gate_up, 2 * size, Output::kBf16, &layer_.down);
+      const SiluMulCall call{data_.gate_up, data_.product, size, size};
+      windlass_silu_mul(&call, step_.tokens, kType);
+    }
+    project(layer_.down, data_.product, step_.hidden, next_ ? &next_->qkv : nullptr);
   }
 
-  void multiply(const LayerLinear& linear, const uint16_t* x, void* output) {
+  void project(const LayerLinear& linear, const uint16_t* x, void* output,
+               const LayerLinear* next) {
+    multiply(linear, x, output, linear.outputs, Output::kBf16, next);
+  }
+
+  // Between two products of few rows memory would idle.
+  void multiply(const LayerLinear& linear, const uint16_t* x, void* output, int64_t output_stride,
+                Output form, const LayerLinear* next) {
+    if (next != nullptr && step_.tokens <= kFewTokens) {
+      const int64_t panels = divide_up(next->outputs, kPanelColumns);
+      expect({static_cast<const char*>(next->packed), panels, next->bytes / panels});
+    } else {
+      expect({});
+    }
     linear.multiply(linear.packed, linear.outputs, linear.inputs, x, linear.inputs, step_.tokens,
-                    linear.bias, output, linear.outputs, 0);
+                    linear.bias, output, output_stride, static_cast<int>(form));
   }
 
   const DecoderLayer& layer_;
+  const DecoderLayer* const next_;
   const LayerStep& step_;
   const Activations data_;
 };
@@ -108,7 +130,9 @@ extern "C" {
 
 void windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
                              const windlass::LayerStep* step) {
-  for (int64_t i = 0; i < count; ++i)
-    windlass::LayerRun(layers[i], *step).run(i == 0, step->plans[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    const windlass::DecoderLayer* const next = i + 1 < count ? layers + i + 1 : nullptr;
+    windlass::LayerRun(layers[i], next, *step).run(i == 0, step->plans[i]);
+  }
 }
 }

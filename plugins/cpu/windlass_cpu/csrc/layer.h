@@ -10,8 +10,9 @@ namespace windlass {
 struct LayerLinear {
   void (*multiply)(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
                    int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
-                   int64_t output_stride, int is_float);
+                   int64_t output_stride, int form);
   const void* packed;
+  int64_t bytes;  // of `packed`
   int64_t outputs, inputs;
   const uint16_t* bias;  // or null
 };

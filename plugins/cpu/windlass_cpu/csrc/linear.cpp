@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "parallel.h"
+#include "rows.h"
 #include "scratch.h"
 
 namespace windlass {
@@ -90,46 +91,92 @@ class Product {
   }
 
   void multiply(int64_t first, const Parts& blocks) {
-    parallel_for(panels_ * blocks.count, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t block = task / panels_, panel = task % panels_;
-        const Parts groups(blocks.size(block), kernel_.max_rows);
-        for (int64_t g = 0; g < groups.count; ++g) {
-          const int64_t row = blocks.begin(block) + groups.begin(g);
-          TileInput input{packed_ + row * row_bytes_,
-                          static_cast<const char*>(call_.packed) + panel * panel_.bytes,
-                          panel_.steps,
-                          call_.row_scales ? call_.row_scales + first + row : nullptr,
-                          nullptr,
-                          0};
-          choose_prefetch(g, groups.count, input);
-          kernel_.tile[groups.size(g)](input, output(first + row, panel * kPanelColumns));
+    const int64_t tasks = gated() ? panels_ / 2 : panels_;
+    parallel_for(tasks * blocks.count, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t block = i / tasks, panel = i % tasks;
+        const Block rows{first, blocks.begin(block), blocks.size(block)};
+        if (gated()) {
+          multiply_gated(rows, panel);
+        } else {
+          multiply_panel(rows, panel, 1, [&](int64_t row) { return output(row, panel); });
         }
       }
       if (kernel_.finish) kernel_.finish();
     });
   }
 
-  TileOutput output(int64_t row, int64_t column) const {
-    const int64_t left = call_.outputs - column;
-    const int64_t element = call_.is_float ? sizeof(float) : sizeof(uint16_t);
-    return {call_.bias ? call_.bias + column : nullptr,
-            static_cast<char*>(call_.output) + (row * call_.output_stride + column) * element,
-            call_.output_stride, static_cast<int>(left < kPanelColumns ? left : kPanelColumns),
-            call_.is_float};
+  // Rows [begin, begin + size) of those that were packed from row `first` of the call on.
+  struct Block {
+    int64_t first, begin, size;
+  };
+
+  bool gated() const { return call_.form == Output::kGated; }
+
+  // One panel for all rows of a block, then the one `step` panels further; to(row of the call)
+  // says where sums go.
+  template <typename To>
+  void multiply_panel(const Block& block, int64_t panel, int64_t step, const To& to) const {
+    const Parts groups(block.size, kernel_.max_rows);
+    for (int64_t g = 0; g < groups.count; ++g) {
+      const int64_t row = block.begin + groups.begin(g);
+      TileInput input{packed_ + row * row_bytes_,
+                      static_cast<const char*>(call_.packed) + panel * panel_.bytes,
+                      panel_.steps,
+                      call_.row_scales ? call_.row_scales + block.first + row : nullptr,
+                      nullptr,
+                      0};
+      choose_prefetch(g, groups.count, step, input);
+      kernel_.tile[groups.size(g)](input, to(block.first + row));
+    }
+  }
+
+  // The gates' panel and the factors' go side by side into memory that stays in cache.
+  void multiply_gated(const Block& block, int64_t panel) const {
+    constexpr int64_t kPair = 2 * kPanelColumns;
+    const int64_t half = panels_ / 2, first = block.first + block.begin;
+    auto* const pairs =
+        static_cast<uint16_t*>(thread_scratch(block.size * kPair * sizeof(uint16_t)));
+    for (const int64_t side : {0, 1}) {
+      const int64_t from = panel + side * half;
+      multiply_panel(block, from, side ? 1 - half : half, [&](int64_t row) {
+        return TileOutput{bias(from), pairs + (row - first) * kPair + side * kPanelColumns, kPair,
+                          kPanelColumns, false};
+      });
+    }
+    const SiluMulCall silu{pairs, address(first, panel), kPanelColumns, call_.output_stride};
+    row_functions(Dtype::kBFloat16).silu_mul(silu, 0, block.size);
+  }
+
+  TileOutput output(int64_t row, int64_t panel) const {
+    const int64_t left = call_.outputs - panel * kPanelColumns;
+    return {bias(panel), address(row, panel), call_.output_stride,
+            static_cast<int>(left < kPanelColumns ? left : kPanelColumns),
+            call_.form == Output::kFloat};
+  }
+
+  const uint16_t* bias(int64_t panel) const {
+    return call_.bias ? call_.bias + panel * kPanelColumns : nullptr;
+  }
+
+  void* address(int64_t row, int64_t panel) const {
+    const int64_t element = call_.form == Output::kFloat ? sizeof(float) : sizeof(uint16_t);
+    return static_cast<char*>(call_.output) +
+           (row * call_.output_stride + panel * kPanelColumns) * element;
   }
 
   // While the first group streams a panel in, memory works; while others reuse the panel, it would
-  // idle. So each of several groups fetches a share of the next panel; a single one fetches a
+  // idle. So each of several groups fetches a share of the panel that comes next; a single one fetches a
   // fixed distance ahead of itself, across page borders, where the hardware stops.
-  void choose_prefetch(int64_t group, int64_t groups, TileInput& input) const {
+  void choose_prefetch(int64_t group, int64_t groups, int64_t step, TileInput& input) const {
     const int64_t lines = panel_.step_bytes / kLine;
     const int64_t share = divide_up(lines, groups);
     if (groups == 1) {
       input.prefetch = input.weights + kPrefetchDistance;
       input.prefetch_lines = static_cast<int>(lines);
     } else if (group * share < lines) {
-      input.prefetch = input.weights + panel_.bytes + group * share * panel_.steps * kLine;
+      input.prefetch =
+          input.weights + step * panel_.bytes + group * share * panel_.steps * kLine;
       input.prefetch_lines = static_cast<int>(share);
     }
   }

@@ -71,6 +71,10 @@ struct PanelShape {
   int64_t bytes;  // of the steps and what follows them
 };
 
+// What a product leaves behind. `kGated`: its channels are gates, then as many factors, and
+// silu(gate) * factor is what is written, in bf16; each half fills whole panels.
+enum class Output : int32_t { kBf16 = 0, kFloat = 1, kGated = 2 };
+
 struct LinearCall {
   const void* packed;
   int64_t outputs, inputs;
@@ -79,7 +83,7 @@ struct LinearCall {
   const uint16_t* bias;
   void* output;
   int64_t output_stride;
-  bool is_float;
+  Output form;
   const float* row_scales;
 };
 

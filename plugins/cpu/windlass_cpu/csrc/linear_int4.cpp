@@ -123,18 +123,18 @@ void windlass_linear_int4_group128_pack(const void* weight, int is_float, int64_
 void windlass_linear_int4_group32(const void* packed, int64_t outputs, int64_t inputs,
                                   const uint16_t* x, int64_t x_stride, int64_t rows,
                                   const uint16_t* bias, void* output, int64_t output_stride,
-                                  int is_float) {
+                                  int form) {
   run_linear(current_kernel(32, rows), panel_shape(32, inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
-              is_float != 0, nullptr});
+              Output{form}, nullptr});
 }
 
 void windlass_linear_int4_group128(const void* packed, int64_t outputs, int64_t inputs,
                                    const uint16_t* x, int64_t x_stride, int64_t rows,
                                    const uint16_t* bias, void* output, int64_t output_stride,
-                                   int is_float) {
+                                   int form) {
   run_linear(current_kernel(128, rows), panel_shape(128, inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
-              is_float != 0, nullptr});
+              Output{form}, nullptr});
 }
 }

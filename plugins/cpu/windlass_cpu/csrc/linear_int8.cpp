@@ -11,8 +11,8 @@
 namespace windlass {
 namespace {
 
-// Fewer rows wait for memory, and vectors take a panel with less ado.
-constexpr int64_t kLeastTileRows = 8;
+// On an Emerald Rapids core tiles are ahead of vectors even at one row.
+constexpr int64_t kLeastTileRows = 1;
 
 const LinearKernel& tile_kernel() {
 #ifdef WINDLASS_AMX
@@ -112,10 +112,10 @@ void windlass_linear_int8_pack(const void* weight, int is_float, int64_t row_str
 
 void windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
                           int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
-                          int64_t output_stride, int is_float) {
+                          int64_t output_stride, int form) {
   if (rows == 0) return;
   run_linear(current_kernel(rows), panel_shape(inputs),
              {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
-              is_float != 0, row_scales(x, x_stride, rows, inputs)});
+              Output{form}, row_scales(x, x_stride, rows, inputs)});
 }
 }

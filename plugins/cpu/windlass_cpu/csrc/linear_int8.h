@@ -39,5 +39,5 @@ WINDLASS_EXPORT void windlass_linear_int8_pack(const void* weight, int is_float,
 WINDLASS_EXPORT void windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs,
                                           const uint16_t* x, int64_t x_stride, int64_t rows,
                                           const uint16_t* bias, void* output,
-                                          int64_t output_stride, int is_float);
+                                          int64_t output_stride, int form);
 }

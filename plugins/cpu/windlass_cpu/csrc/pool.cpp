@@ -27,9 +27,39 @@ inline void pause() {
 
 enum State : int { kIdle, kAsleep, kCalled, kRunning };
 
+// Leaves room in L2 for what a thread works with.
+constexpr int64_t kMostFetched = 512 << 10;
+constexpr int64_t kLine = 64;
+
 struct Job {
   void (*work)(const void* context, int thread);
   const void* context;
+  Upcoming upcoming;
+  int threads;
+};
+
+// A thread's walk through what it will read next, while it has nothing else to do.
+class Fetch {
+ public:
+  void follow(const Job& job, int thread) {
+    if (job.upcoming.memory == memory_) return;
+    memory_ = job.upcoming.memory;
+    const auto begin = [&](int i) { return job.upcoming.parts * i / job.threads; };
+    const int64_t bytes = (begin(thread + 1) - begin(thread)) * job.upcoming.part_bytes;
+    next_ = memory_ + begin(thread) * job.upcoming.part_bytes;
+    end_ = next_ + (bytes < kMostFetched ? bytes : kMostFetched);
+  }
+
+  // Fetches a few lines; false when there are none left.
+  bool some() {
+    constexpr int kLines = 4;
+    if (end_ - next_ < kLines * kLine) return false;
+    for (int i = 0; i < kLines; ++i, next_ += kLine) __builtin_prefetch(next_, 0, 2);
+    return true;
+  }
+
+ private:
+  const char *memory_ = nullptr, *next_ = nullptr, *end_ = nullptr;
 };
 
 // One thread and what it was asked to do.
@@ -69,6 +99,7 @@ class alignas(64) Worker {
       int called = kCalled;
       if (!state_.compare_exchange_strong(called, kRunning)) continue;
       job_.work(job_.context, index_);
+      fetch_.follow(job_, index_);
       state_.store(kIdle, std::memory_order_release);
     }
   }
@@ -90,7 +121,7 @@ class alignas(64) Worker {
     for (auto end = Clock::now() + kAwake; Clock::now() < end;) {
       for (int i = 0; i < 32; ++i) {
         if (state_.load(std::memory_order_relaxed) == kCalled) return;
-        pause();
+        if (!fetch_.some()) pause();
       }
     }
     std::unique_lock<std::mutex> lock(mutex_);
@@ -101,6 +132,7 @@ class alignas(64) Worker {
 
   std::atomic<int> state_{kIdle};
   Job job_{};
+  Fetch fetch_;
   const int index_;
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -123,6 +155,8 @@ class Pool {
 
   int threads() const { return threads_.load(std::memory_order_relaxed); }
 
+  void expect(const Upcoming& upcoming) { upcoming_ = upcoming; }
+
   void resize(int count, const int* cpus) {
     while (busy_.test_and_set(std::memory_order_acquire)) pause();
     while (static_cast<int>(workers_.size()) + 1 < count) {
@@ -134,7 +168,9 @@ class Pool {
   }
 
   // A second caller, and a kernel inside a kernel, work alone: no thread waits for another's job.
-  void run(int threads, const Job& job) {
+  void run(Job job) {
+    job.upcoming = upcoming_;
+    const int threads = job.threads;
     if (busy_.test_and_set(std::memory_order_acquire)) {
       job.work(job.context, 0);
       return;
@@ -156,6 +192,7 @@ class Pool {
   }
 
   std::vector<Worker*> workers_;
+  Upcoming upcoming_;
   std::atomic<int> threads_{1};
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
@@ -165,8 +202,10 @@ class Pool {
 int num_threads() { return Pool::instance().threads(); }
 
 void run_on_threads(int threads, void (*work)(const void*, int), const void* context) {
-  Pool::instance().run(threads, {work, context});
+  Pool::instance().run({work, context, {}, threads});
 }
+
+void expect(const Upcoming& upcoming) { Pool::instance().expect(upcoming); }
 
 }  // namespace windlass
 

@@ -15,6 +15,15 @@ namespace windlass {
 // Threads that a kernel may use, the calling one included.
 int num_threads();
 
+// Memory that the next job will stream, in equal parts shared among the threads in order.
+struct Upcoming {
+  const char* memory = nullptr;
+  int64_t parts = 0, part_bytes = 0;
+};
+
+// From now on threads that wait for work fetch what they will read first of `upcoming`.
+void expect(const Upcoming& upcoming);
+
 // Calls work(context, i) for 0, on the calling thread, and for each 0 < i < threads at most once,
 // and returns when no call runs any more. Only the call for 0 is certain to be made.
 void run_on_threads(int threads, void (*work)(const void* context, int thread),

@@ -22,8 +22,9 @@ struct NormCall {
 
 struct SiluMulCall {
   const void* rows;  // [T, 2 * size]: gates, then factors
-  void* out;         // [T, size]
+  void* out;         // [T, size], rows `out_stride` apart
   int64_t size;
+  int64_t out_stride;
 };
 
 // Heads of one kind, strides in numbers; `out` may be `heads`.
@@ -80,6 +81,9 @@ struct RowFunctions {
 extern const RowFunctions kRowsScalar[kNumDtypes];
 extern const RowFunctions kRowsAvx2[kNumDtypes];
 extern const RowFunctions kRowsAvx512[kNumDtypes];
+
+// The functions of the current instruction set.
+const RowFunctions& row_functions(Dtype dtype);
 
 }  // namespace windlass
 
