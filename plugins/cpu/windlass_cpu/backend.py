@@ -23,6 +23,7 @@ from windlass_cpu.allocator import CpuAllocator
 from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
 from windlass_cpu.layer import FusedLayers, supports_layer
 from windlass_cpu.library import library_path, set_threads
+from windlass_cpu.memory import return_freed_memory
 from windlass_cpu.node_binding import bind_to_node
 
 _SMALL_MODEL = 64 << 20
@@ -79,6 +80,7 @@ class CpuBackend(TorchBackend):
 
     def warmup(self, *, weight_bytes: int) -> None:
         """Run a small model on one thread; touch the cache of a larger one ahead of use."""
+        return_freed_memory()
         if weight_bytes < _SMALL_MODEL:
             _use_threads(1)
         elif library_path() is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from windlass.plugin.host_memory import HostMemory
 from windlass_cpu import memory as memory_module
 from windlass_cpu.backend import CpuBackend, _use_threads
 from windlass_cpu.library import library_path
-from windlass_cpu.memory import HUGE_PAGE, Prefault, map_memory, populate
+from windlass_cpu.memory import (
+    HUGE_PAGE,
+    Prefault,
+    map_memory,
+    populate,
+    return_freed_memory,
+)
 from windlass_cpu.plugin import SPEC
 
 MIB = 1 << 20
@@ -51,6 +58,17 @@ def test_a_prefault_touches_every_page() -> None:
     Prefault(memory).wait()
     assert resident_bytes() - before > 90 * MIB
     assert not memory.any()
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_what_loading_freed_goes_back_to_the_system() -> None:
+    blocks = [torch.ones(16 << 10) for _ in range(2000)]  # 64 KiB each: too small to be mapped
+    kept = blocks[-1]
+    del blocks
+    before = resident_bytes()
+    return_freed_memory()
+    assert resident_bytes() < before - 60 * MIB
+    assert kept.sum() == 16 << 10
 
 
 @needs_library

@@ -24,6 +24,7 @@ class WindlassEngine:
     def load(self, settings: Settings) -> Mapping[str, object]:
         """Load on torch's threads, which the kernels share."""
         torch.set_num_threads(settings.threads)
+        int8 = settings.precision == "int8"
         self.llm = LLM(
             settings.model,
             dtype="bfloat16",
@@ -32,7 +33,9 @@ class WindlassEngine:
             block_size=BLOCK_SIZE,
             num_blocks=-(-settings.kv_tokens // BLOCK_SIZE),
             backend="cpu",
-            quantization="int8" if settings.precision == "int8" else None,
+            quantization="int8" if int8 else None,
+            # As OpenVINO does by its own choice.
+            kv_cache_dtype="int8" if int8 else "auto",
         )
         return {"windlass": windlass.__version__, "torch": torch.__version__}
 

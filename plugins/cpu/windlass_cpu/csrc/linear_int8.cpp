@@ -77,7 +77,7 @@ const float* row_scales(const uint16_t* x, int64_t stride, int64_t rows, int64_t
   const int64_t grain = 1 + (int64_t{1} << 17) / inputs;
   parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      const float largest = bf16_magnitude(x + r * stride, inputs);
+      const float largest = quantizer().bf16_magnitude(x + r * stride, inputs);
       scales[r] = (largest - largest == 0 ? largest : largest - largest) / kInt8Largest;
     }
   });

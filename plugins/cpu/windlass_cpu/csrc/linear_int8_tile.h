@@ -12,16 +12,33 @@ using windlass::kInt8Largest;
 
 constexpr int kInt8StepInputs = 4 * kSlicesPerStep;
 
-// Rounds one step of a row, with zeros beyond its last input.
-inline void quantize_step(const uint16_t* x, int64_t inputs, int64_t first, float inverse,
-                          int8_t* values) {
-  uint16_t step[kInt8StepInputs] = {};
-  const int64_t left = inputs - first;
-  if (left >= kInt8StepInputs) std::memcpy(step, x + first, sizeof step);
-  else std::memcpy(step, x + first, left * sizeof *x);
-  for (int i = 0; i < kInt8StepInputs; ++i)
+// Steps that are rounded together: enough for whole vectors.
+constexpr int64_t kInt8RunSteps = 16;
+
+// Rounds steps [begin, end), of which there are at most kInt8RunSteps; zeros stand for inputs
+// beyond the last.
+inline void quantize_steps(const uint16_t* x, int64_t inputs, int64_t begin, int64_t end,
+                           float inverse, int8_t* values) {
+  const int64_t first = begin * kInt8StepInputs, count = (end - begin) * kInt8StepInputs;
+  const int64_t there = inputs - first < count ? inputs - first : count;
+  for (int64_t i = 0; i < there; ++i)
     values[i] = static_cast<int8_t>(
-        round_within(float_from_bf16(step[i]) * inverse, -kInt8Largest, kInt8Largest));
+        round_within(float_from_bf16(x[first + i]) * inverse, -kInt8Largest, kInt8Largest));
+  for (int64_t i = there; i < count; ++i) values[i] = 0;
+}
+
+// Calls write(step, its rounded values) for steps [begin, end) of a row.
+template <class Write>
+inline void quantize_row(const uint16_t* x, int64_t inputs, int64_t begin, int64_t end, float scale,
+                         const Write& write) {
+  const float inverse = inverse_of(scale);
+  alignas(64) int8_t values[kInt8RunSteps * kInt8StepInputs];
+  for (int64_t first = begin; first < end; first += kInt8RunSteps) {
+    const int64_t last = first + kInt8RunSteps < end ? first + kInt8RunSteps : end;
+    quantize_steps(x, inputs, first, last, inverse, values);
+    for (int64_t step = first; step < last; ++step)
+      write(step, values + (step - first) * kInt8StepInputs);
+  }
 }
 
 // Writes sums of products with activations to which `offset` was added.
@@ -49,14 +66,13 @@ struct Int8Format {
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
     for (int r = 0; r < count; ++r) {
-      const float inverse = inverse_of(rows.scales[r]);
-      const uint16_t* x = rows.x + r * rows.stride;
-      for (int64_t step = begin; step < end; ++step) {
-        alignas(16) int8_t values[kInt8StepInputs];
-        quantize_step(x, rows.inputs, step * kInt8StepInputs, inverse, values);
-        auto* out = reinterpret_cast<Quad*>(packed) + step * kSlicesPerStep * count + r;
-        for (int u = 0; u < kSlicesPerStep; ++u) out[u * count] = Arch::quad(values + 4 * u);
-      }
+      auto* const row = reinterpret_cast<Quad*>(packed) + r;
+      quantize_row(rows.x + r * rows.stride, rows.inputs, begin, end, rows.scales[r],
+                   [&](int64_t step, const int8_t* values) {
+                     Quad* const out = row + step * kSlicesPerStep * count;
+                     for (int u = 0; u < kSlicesPerStep; ++u)
+                       out[u * count] = Arch::quad(values + 4 * u);
+                   });
     }
   }
 

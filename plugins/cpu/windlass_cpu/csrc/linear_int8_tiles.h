@@ -15,14 +15,12 @@ struct Int8TileFormat {
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
     const int64_t steps = windlass::divide_up(rows.inputs, kInt8StepInputs);
     for (int r = 0; r < count; ++r) {
-      const float inverse = inverse_of(rows.scales[r]);
-      const uint16_t* x = rows.x + r * rows.stride;
       TileRow to(packed, steps, r, count, begin);
-      for (int64_t step = begin; step < end; ++step, to.next()) {
-        alignas(16) int8_t values[kInt8StepInputs];
-        quantize_step(x, rows.inputs, step * kInt8StepInputs, inverse, values);
-        std::memcpy(to.at(), values, sizeof values);
-      }
+      quantize_row(rows.x + r * rows.stride, rows.inputs, begin, end, rows.scales[r],
+                   [&](int64_t, const int8_t* values) {
+                     std::memcpy(to.at(), values, kInt8StepInputs);
+                     to.next();
+                   });
     }
   }
 

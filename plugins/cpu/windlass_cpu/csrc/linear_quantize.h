@@ -1,4 +1,4 @@
-// Rounding weights to small integers at load, a channel or a group at a time.
+// Rounding to small integers: weights at load, a channel or a group at a time; activations by row.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,8 @@ struct Quantizer {
   void (*widen)(const void* weights, bool is_float, int64_t count, float* values);
   // The largest magnitude; infinity or NaN if one of the values is.
   float (*magnitude)(const float* values, int64_t count);
+  // The same of bf16 numbers.
+  float (*bf16_magnitude)(const uint16_t* values, int64_t count);
   // values * inverse, rounded and held within [low, high]; returns their sum.
   int32_t (*round)(const float* values, int64_t count, float inverse, float low, float high,
                    int8_t* rounded);

@@ -72,6 +72,7 @@ inline uint16_t round_int4_group(const float* values, int64_t count, int8_t* rou
   return best;
 }
 
-constexpr windlass::Quantizer kQuantizer{widen, float_magnitude, round_values, round_int4_group};
+constexpr windlass::Quantizer kQuantizer{widen, float_magnitude, bf16_magnitude, round_values,
+                                         round_int4_group};
 
 }  // namespace
