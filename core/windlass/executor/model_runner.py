@@ -142,23 +142,27 @@ class TorchModelRunner:
 
     def _forward(self, plan: StepPlan, step: UploadedStep) -> torch.Tensor:
         """Hidden states `[T, H]`: tokens, positions and slots are derived on the device."""
-        table, num_tokens = self._table, plan.num_tokens
+        num_tokens = plan.num_tokens
         num_decodes = num_tokens - len(step.prefill_tokens)
-        token_ids = torch.cat((table.last_token[step.rows[:num_decodes]], step.prefill_tokens))
-        computed = table.position[step.rows]
-        request = torch.repeat_interleave(step.query_lens, output_size=num_tokens)
-        within = torch.arange(num_tokens, device=self._device) - step.cu_seqlens_q[request]
-        positions = computed[request] + within
-        block_size = self._pool.block_size
         longest = max(row.start + row.num_tokens for row in plan.rows)
-        block_table = table.block_table[step.rows, : -(-longest // block_size)]
-        blocks = block_table[request, positions // block_size].long()
-        slots = blocks * block_size + positions % block_size
+        block_table = self._table.block_table[:, : -(-longest // self._pool.block_size)]
+        block_table = block_table.index_select(0, step.rows)
+        computed = self._table.position.index_select(0, step.rows)
+        decoded = self._table.last_token.index_select(0, step.rows[:num_decodes])
+        if num_decodes == num_tokens:
+            token_ids, positions = decoded, computed
+            slots = self._slots(block_table, None, positions)
+        else:
+            token_ids = torch.cat((decoded, step.prefill_tokens))
+            request = torch.repeat_interleave(step.query_lens, output_size=num_tokens)
+            within = torch.arange(num_tokens, device=self._device) - step.cu_seqlens_q[request]
+            positions = computed[request] + within
+            slots = self._slots(block_table, request, positions)
         batch = AttentionBatch(
             cu_seqlens_q=step.cu_seqlens_q,
             seq_lens=(computed + step.query_lens).to(torch.int32),
             block_table=block_table,
-            slot_mapping=slots.to(self._pool.layout.slot_dtype),
+            slot_mapping=slots,
             num_decodes=num_decodes,
             max_query_len=max(row.num_tokens for row in plan.rows),
             max_seq_len=longest,
@@ -171,6 +175,18 @@ class TorchModelRunner:
         context = ForwardContext(attention, self._pool, attention_plan, batch.slot_mapping)
         return self._decoder.forward(token_ids, positions, context)
 
+    def _slots(
+        self, block_table: torch.Tensor, request: torch.Tensor | None, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Slot of each position of its request; without `request` each row has one position."""
+        size, index = self._pool.block_size, positions // self._pool.block_size
+        if request is None:
+            blocks = block_table.gather(1, index[:, None])[:, 0]
+        else:
+            blocks = block_table[request, index]
+        slots = blocks.long() * size + positions % size
+        return slots.to(self._pool.layout.slot_dtype)
+
     def _sample(
         self,
         plan: StepPlan,
@@ -179,11 +195,15 @@ class TorchModelRunner:
         prompt_logprobs: dict[str, tuple[list[int], _Logprobs]],
     ) -> _Launched:
         scheduled = [row for row in plan.rows if row.samples]
-        rows = step.rows[step.sampled]
+        # In almost every step every row samples.
+        every = len(scheduled) == len(plan.rows)
+        rows = step.rows if every else step.rows[step.sampled]
         result = SampledStep(rows.new_zeros(0, dtype=torch.int64), rows.new_zeros(0), {}, None)
         if scheduled:
-            last = step.cu_seqlens_q[1:][step.sampled].long() - 1
-            logits = self._decoder.logits(hidden[last])
+            if len(scheduled) < plan.num_tokens:
+                ends = step.cu_seqlens_q[1:] if every else step.cu_seqlens_q[1:][step.sampled]
+                hidden = hidden[ends.long() - 1]
+            logits = self._decoder.logits(hidden)
             result = self._sampler.sample(logits, rows, scheduled)
             self._table.last_token[rows] = result.tokens
         tokens, finite = self._to_host(result.tokens), self._to_host(result.finite)
