@@ -122,11 +122,19 @@ async def test_a_reader_that_stalls_is_cut_off_and_others_go_on(
     serve: Serve, engine: FakeEngine
 ) -> None:
     state, client = await serve(write_timeout=0.2, max_body_bytes=10**7)
-    engine.answer = "x" * 100
+    # So much that the engine is still at it when the reader is cut off.
+    engine.answer = "x" * 2000
     reader, writer = await connect(client, receive_buffer=4096)
     # An echoed prompt times many choices fills every buffer on the way.
     prompts = ["Hello " * 40] * 512
-    body = {"model": "fake-model", "prompt": prompts, "echo": True, "stream": True, "logprobs": 20}
+    body = {
+        "model": "fake-model",
+        "prompt": prompts,
+        "max_tokens": 150,
+        "echo": True,
+        "stream": True,
+        "logprobs": 20,
+    }
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(post(body, "/v1/completions"))
     await wait_for(lambda: engine.submitted)

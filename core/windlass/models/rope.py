@@ -39,10 +39,14 @@ def _llama3(inv_freq: torch.Tensor, parameters: dict[str, Any]) -> torch.Tensor:
     Llama 3.1 (The Llama 3 Herd of Models, 2024; scaling as in Meta's reference code).
     """
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
-    turns = inv_freq * (parameters["original_max_position_embeddings"] / (2 * math.pi))
-    kept: torch.Tensor = ((turns - low) / (high - low)).clamp(0, 1)
-    factor: float = parameters["factor"]
-    return inv_freq * (kept + (1 - kept) / factor)
+    original, factor = parameters["original_max_position_embeddings"], parameters["factor"]
+    wavelength = 2 * math.pi / inv_freq
+    # In the order of transformers' operations, which rounding makes a difference to.
+    share = (original / wavelength - low) / (high - low)
+    between = (1 - share) * inv_freq / factor + share * inv_freq
+    slowed = torch.where(wavelength > original / low, inv_freq / factor, inv_freq)
+    is_between = (wavelength >= original / high) & (wavelength <= original / low)
+    return torch.where(is_between, between, slowed)
 
 
 def max_position(hf_config: Any) -> int:  # noqa: ANN401
