@@ -15,6 +15,7 @@ from windlass.config import Quantization
 from windlass.kernels.linear import DenseWeight, PackedWeight
 from windlass.kernels.quantization import QuantizedWeight
 from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
+from windlass.kernels.step import begin_decode, next_tokens
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -78,4 +79,6 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "greedy": greedy,
     "sample": sample,
     "token_logprobs": token_logprobs,
+    "begin_decode": begin_decode,
+    "next_tokens": next_tokens,
 }
