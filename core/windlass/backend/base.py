@@ -42,12 +42,15 @@ class Backend(ABC):
         del config
         return None
 
-    def fuse_layers(self, layers: Sequence[LayerParts]) -> LayersFunction | None:
+    def fuse_layers(
+        self, layers: Sequence[LayerParts], by_ops: LayersFunction
+    ) -> LayersFunction | None:
         """All layers as one call, where the backend has that; None: the ops, one by one.
 
-        Called once, when the weights are packed.
+        Called once, when the weights are packed. `by_ops` runs the same layers op by op: a backend
+        may hand it the steps that it does not fuse.
         """
-        del layers
+        del layers, by_ops
         return None
 
     def warmup(self, *, weight_bytes: int) -> None:

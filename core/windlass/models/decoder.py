@@ -39,7 +39,7 @@ class Decoder:
         ]
         self.attention_params = [part.attention for part in parts]
         self.layers = [DecoderLayer(part, backend.ops) for part in parts]
-        self._run_layers = backend.fuse_layers(parts) or self._run_ops
+        self._run_layers = backend.fuse_layers(parts, self._run_ops) or self._run_ops
         self.norm = weights.norm
         self.lm_head = weights.lm_head
         self._add_rms_norm = backend.ops.add_rms_norm

@@ -71,8 +71,11 @@ class CpuBackend(TorchBackend):
         del spec
         return (KVLayout(order="LBHNC", block_size=self.capabilities.preferred_block_size),)
 
-    def fuse_layers(self, layers: Sequence[LayerParts]) -> LayersFunction | None:
-        """The kernels' own layers where they take all of them."""
+    def fuse_layers(
+        self, layers: Sequence[LayerParts], by_ops: LayersFunction
+    ) -> LayersFunction | None:
+        """The kernels' own layers where they take all of them: then for steps of any size."""
+        del by_ops
         if not isinstance(self.attention, CpuAttention) or not self._fuses:
             return None
         fused = all(map(supports_layer, layers))

@@ -123,6 +123,12 @@ def tokens(chunk: int = 5) -> list[tuple[int, int]]:
     return [(0, 39), (1, 2), *((2, position) for position in range(16, 16 + chunk))]
 
 
+def no_ops(
+    hidden: torch.Tensor, positions: torch.Tensor, context: ForwardContext
+) -> tuple[torch.Tensor, torch.Tensor]:
+    raise AssertionError("the kernels take steps of any size")
+
+
 def context_of(backend: CpuBackend, step: PagedStep) -> ForwardContext:
     plan = backend.attention.plan(step.batch, step.pool)
     return ForwardContext(backend.attention, step.pool, plan, step.batch.slot_mapping)
@@ -155,7 +161,7 @@ def test_fused_layers_equal_their_ops(
         parts(0, biased=biased, normed=normed, quantization=quantization),
         parts(1, biased=biased, normed=normed, window=window, quantization=quantization),
     ]
-    fused = backend.fuse_layers(layers)
+    fused = backend.fuse_layers(layers, no_ops)
     assert isinstance(fused, FusedLayers)
     first, second = (DecoderLayer(layer, backend.ops) for layer in layers)
     positions = torch.tensor([position for _, position in tokens(chunk)])
@@ -175,7 +181,7 @@ def test_fused_layers_equal_their_ops(
 
 
 def test_fused_layers_follow_the_pool_they_are_called_with(backend: CpuBackend) -> None:
-    fused = backend.fuse_layers([parts(1, biased=False, normed=False)])
+    fused = backend.fuse_layers([parts(1, biased=False, normed=False)], no_ops)
     assert fused is not None
     positions = torch.tensor([position for _, position in tokens()])
     outputs = []
@@ -189,12 +195,12 @@ def test_what_the_kernels_do_not_take_is_left_to_the_ops(backend: CpuBackend) ->
     layer = parts(1, biased=False, normed=False)
     dense = Linear(DenseWeight(random(HIDDEN, INTERMEDIATE)))
     mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, down=dense))
-    assert backend.fuse_layers([layer, mixed]) is None
+    assert backend.fuse_layers([layer, mixed], no_ops) is None
     wide = dataclasses.replace(layer, head_dim=2048)
-    assert backend.fuse_layers([wide]) is None
+    assert backend.fuse_layers([wide], no_ops) is None
 
 
 def test_an_order_of_ops_given_by_the_user_is_followed() -> None:
     config = BackendConfig(ops={"rms_norm": ["reference"]})
     chosen = CpuBackend(SPEC, config, op_providers=windlass_op_providers("cpu", ""))
-    assert chosen.fuse_layers([parts(1, biased=False, normed=False)]) is None
+    assert chosen.fuse_layers([parts(1, biased=False, normed=False)], no_ops) is None
