@@ -54,7 +54,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"))
     group.add_argument(
         "--quantization",
-        choices=("int8", "int4"),
+        choices=("int8", "int4", "fp8"),
         help="round the weights of linear layers while loading (default: keep them as they are)",
     )
     group.add_argument(

@@ -16,7 +16,7 @@ from windlass.errors import ConfigError
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 KVCacheDType = Literal["auto", "int8", "fp8", "fp8_e4m3"]
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["int8", "int4"]
+Quantization = Literal["int8", "int4", "fp8"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
