@@ -7,7 +7,14 @@ from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport,
 from windlass.backend.collectives import Collectives, TorchCollectives
 from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
-from windlass.backend.layer import ForwardContext, LayerParts, LayersFunction, LayerWeights
+from windlass.backend.layer import (
+    ExpertWeights,
+    ForwardContext,
+    LayerParts,
+    LayersFunction,
+    LayerWeights,
+    MLPWeights,
+)
 from windlass.backend.linear import Linear
 from windlass.backend.ops import OpRegistry
 from windlass.backend.torch_allocator import TorchAllocator
@@ -15,6 +22,7 @@ from windlass.backend.torch_attention import TorchAttention
 from windlass.backend.torch_backend import TorchBackend
 from windlass.backend.torch_device import AcceleratorDevice, HostDevice
 from windlass.config import BackendConfig, Quantization
+from windlass.kernels.experts import DenseExperts, PackedExperts
 from windlass.kernels.linear import DenseWeight, PackedWeight
 from windlass.kernels.quantization import QuantizedWeight
 
@@ -29,9 +37,11 @@ __all__ = [
     "BackendConfig",
     "Capabilities",
     "Collectives",
+    "DenseExperts",
     "DenseWeight",
     "Device",
     "Event",
+    "ExpertWeights",
     "ForwardContext",
     "Graph",
     "GraphPool",
@@ -45,9 +55,11 @@ __all__ = [
     "LayerWeights",
     "LayersFunction",
     "Linear",
+    "MLPWeights",
     "MemoryInfo",
     "MemoryPolicy",
     "OpRegistry",
+    "PackedExperts",
     "PackedWeight",
     "Profile",
     "Quantization",

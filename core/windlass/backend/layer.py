@@ -10,19 +10,40 @@ import torch
 from windlass.backend.attention import Attention, AttentionParams, HeadNorm
 from windlass.backend.kv_cache import KVPool
 from windlass.backend.linear import Linear
+from windlass.kernels.experts import PackedExperts
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPWeights:
+    """A gated feed-forward layer (SwiGLU); gate and up are merged along their outputs."""
+
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertWeights:
+    """A sparse feed-forward layer: `router` chooses `top_k` experts for each token.
+
+    `renormalize` as in the op `route_experts`.
+    """
+
+    router: Linear
+    experts: PackedExperts
+    top_k: int
+    renormalize: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWeights:
-    """Packed weights; `qkv` and `gate_up` are merged along their outputs. Norm weights `[H]`."""
+    """Packed weights; `qkv` is merged along its outputs. Norm weights `[H]`."""
 
     input_norm: torch.Tensor
     qkv: Linear
     head_norm: HeadNorm | None
     o: Linear
     post_attention_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    mlp: MLPWeights | ExpertWeights
 
 
 @dataclass(frozen=True, kw_only=True)

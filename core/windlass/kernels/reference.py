@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from windlass.config import Quantization
+from windlass.kernels.experts import pack_experts, route_experts
 from windlass.kernels.linear import DenseWeight, PackedWeight
 from windlass.kernels.quantization import QuantizedWeight
 from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
@@ -75,6 +76,8 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "rope": rope,
     "silu_mul": silu_mul,
     "pack_weight": pack_weight,
+    "route_experts": route_experts,
+    "pack_experts": pack_experts,
     "penalties": penalties,
     "greedy": greedy,
     "sample": sample,

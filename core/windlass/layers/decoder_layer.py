@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from windlass.backend import ForwardContext, LayerParts, OpRegistry
+from windlass.backend import ForwardContext, LayerParts, MLPWeights, OpRegistry
 from windlass.layers.attention import SelfAttention
 from windlass.layers.mlp import GatedMLP
+from windlass.layers.sparse_moe import SparseMoE
 
 
 class DecoderLayer:
@@ -17,7 +18,12 @@ class DecoderLayer:
         self.input_norm = weights.input_norm
         self.attention = SelfAttention(parts, ops)
         self.post_attention_norm = weights.post_attention_norm
-        self.mlp = GatedMLP(gate_up=weights.gate_up, down=weights.down, ops=ops)
+        mlp = weights.mlp
+        self.mlp: GatedMLP | SparseMoE
+        if isinstance(mlp, MLPWeights):
+            self.mlp = GatedMLP(gate_up=mlp.gate_up, down=mlp.down, ops=ops)
+        else:
+            self.mlp = SparseMoE(mlp, ops)
         self.eps = parts.eps
         self._rms_norm = ops.rms_norm
         self._add_rms_norm = ops.add_rms_norm

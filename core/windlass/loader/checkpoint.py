@@ -24,6 +24,10 @@ class TensorSource(Protocol):
 
     prefix: str
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a tensor `name`."""
+        ...
+
     def fill(self, name: str, destination: torch.Tensor) -> None:
         """Write the tensor `name`, which has `destination`'s shape, converted to its dtype."""
         ...
@@ -61,6 +65,10 @@ class Checkpoint:
     def unread(self) -> list[str]:
         """Names of the tensors that nobody has asked for, sorted."""
         return sorted(self._unread)
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a tensor `name`."""
+        return name in self._files
 
     def fill(self, name: str, destination: torch.Tensor) -> None:
         """Copy the tensor `name` into `destination`, converted to its dtype.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from windlass.backend import Backend, QuantizedWeight
+from windlass.backend import Backend, MLPWeights, QuantizedWeight
 from windlass.config import ModelConfig, Quantization
 from windlass.errors import ConfigError, ModelError, UnsupportedError
 from windlass.loader.checkpoint import Checkpoint, TensorSource
@@ -159,7 +159,9 @@ def _report(
     logger.info("weights take %.0f MiB as %s", weights.nbytes / (1 << 20), quantization or name)
     linears = [weights.lm_head]
     for layer in weights.layers:
-        linears += [layer.qkv, layer.o, layer.gate_up, layer.down]
+        linears += [layer.qkv, layer.o]
+        if isinstance(layer.mlp, MLPWeights):
+            linears += [layer.mlp.gate_up, layer.mlp.down]
     slow = sum(isinstance(linear.weight, QuantizedWeight) for linear in linears)
     if slow:
         logger.warning(

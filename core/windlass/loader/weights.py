@@ -14,14 +14,17 @@ import torch
 from windlass.backend import (
     Backend,
     DenseWeight,
+    ExpertWeights,
     HeadNorm,
     LayerWeights,
     Linear,
+    MLPWeights,
     PackedWeight,
     Quantization,
 )
 from windlass.loader.checkpoint import TensorSource
-from windlass.models.config import DecoderConfig
+from windlass.loader.experts import fill_experts, find_experts
+from windlass.models.config import DecoderConfig, ExpertsConfig
 from windlass.models.weights import DecoderWeights
 
 Part = tuple[str, int]
@@ -36,6 +39,7 @@ class WeightReader:
         self._dtype = dtype
         self._device = backend.device.torch_device
         self._pack_weight = backend.ops.pack_weight
+        self._pack_experts = backend.ops.pack_experts
 
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
         """One tensor as it is in the checkpoint."""
@@ -60,6 +64,30 @@ class WeightReader:
         linear = Linear(weight, self._merged(parts, ".bias") if bias else None)
         self.nbytes += linear.nbytes
         return linear
+
+    def experts(
+        self,
+        layer: str,
+        hidden: int,
+        config: ExpertsConfig,
+        *,
+        quantization: Quantization | None,
+    ) -> ExpertWeights:
+        """The router and the experts of the layer `layer`. The router is never rounded."""
+        names = find_experts(self.source, layer)
+        router = self.linear([(names.router, config.num_experts)], hidden, quantization=None)
+        count, intermediate = config.num_experts, config.intermediate_size
+        gate_up = self._empty(count, 2 * intermediate, hidden)
+        down = self._empty(count, hidden, intermediate)
+        fill_experts(self.source, names, gate_up, down)
+        experts = self._pack_experts(gate_up, down, quantization)
+        self.nbytes += experts.nbytes
+        return ExpertWeights(
+            router=router,
+            experts=experts,
+            top_k=config.top_k,
+            renormalize=config.renormalize,
+        )
 
     def embedding(self, name: str, rows: int, columns: int) -> PackedWeight:
         """A table to look rows up in."""
@@ -108,8 +136,8 @@ def read_weights(
     layers = []
     for layer in range(config.num_layers):
         report(done / config.num_parameters)
-        layers.append(_read_layer(reader, config, quantization, f"{prefix}layers.{layer}"))
-        done += config.parameters_per_layer
+        layers.append(_read_layer(reader, config, quantization, layer))
+        done += config.parameters_of(layer)
     norm = reader.tensor(f"{prefix}norm.weight", hidden)
     if not config.tie_word_embeddings:
         report(done / config.num_parameters)
@@ -125,17 +153,16 @@ def read_weights(
 
 
 def _read_layer(
-    reader: WeightReader, config: DecoderConfig, quantization: Quantization | None, name: str
+    reader: WeightReader, config: DecoderConfig, quantization: Quantization | None, layer: int
 ) -> LayerWeights:
     linear = partial(reader.linear, quantization=quantization)
-    attention, mlp = f"{name}.self_attn", f"{name}.mlp"
-    hidden, intermediate = config.hidden_size, config.intermediate_size
+    name, hidden = f"{reader.source.prefix}layers.{layer}", config.hidden_size
+    attention, experts = f"{name}.self_attn", config.experts_of(layer)
     qkv = [
         (f"{attention}.q_proj", config.q_size),
         (f"{attention}.k_proj", config.kv_size),
         (f"{attention}.v_proj", config.kv_size),
     ]
-    gate_up = [(f"{mlp}.gate_proj", intermediate), (f"{mlp}.up_proj", intermediate)]
     head_norm = None
     if config.qk_norm:
         head_norm = HeadNorm(
@@ -149,6 +176,19 @@ def _read_layer(
         head_norm=head_norm,
         o=linear([(f"{attention}.o_proj", hidden)], config.q_size, config.o_bias),
         post_attention_norm=reader.tensor(f"{name}.post_attention_layernorm.weight", hidden),
+        mlp=_read_mlp(reader, config, quantization, f"{name}.mlp")
+        if experts is None
+        else reader.experts(name, hidden, experts, quantization=quantization),
+    )
+
+
+def _read_mlp(
+    reader: WeightReader, config: DecoderConfig, quantization: Quantization | None, name: str
+) -> MLPWeights:
+    linear = partial(reader.linear, quantization=quantization)
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    gate_up = [(f"{name}.gate_proj", intermediate), (f"{name}.up_proj", intermediate)]
+    return MLPWeights(
         gate_up=linear(gate_up, hidden, config.mlp_bias),
-        down=linear([(f"{mlp}.down_proj", hidden)], intermediate, config.mlp_bias),
+        down=linear([(f"{name}.down_proj", hidden)], intermediate, config.mlp_bias),
     )

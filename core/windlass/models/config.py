@@ -19,6 +19,24 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """The sparse feed-forward layers of a mixture of experts.
+
+    Attributes:
+        top_k: experts of a token.
+        intermediate_size: of one expert.
+        renormalize: the weights of a token's experts sum to 1.
+        layers: per layer, whether it has experts; the others have a dense feed-forward layer.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    renormalize: bool
+    layers: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Shapes and switches of a decoder-only transformer.
 
@@ -27,6 +45,8 @@ class DecoderConfig:
         windows: per layer, how many positions a query sees, itself included (0: all).
         qkv_bias, o_bias, mlp_bias: which linear layers add a bias.
         qk_norm: RMS norm over each query and key head before the rotary embedding.
+        intermediate_size: of the dense feed-forward layers.
+        experts: what the other feed-forward layers are, if there are others.
         tie_word_embeddings: the output projection is the embedding.
         initializer_range: standard deviation of freshly initialised weights.
     """
@@ -46,6 +66,7 @@ class DecoderConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    experts: ExpertsConfig | None = None
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
 
@@ -59,21 +80,40 @@ class DecoderConfig:
         """Width of all key heads, and of all value heads."""
         return self.num_kv_heads * self.head_dim
 
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """The experts of one layer, None where its feed-forward layer is dense."""
+        return self.experts if self.experts is not None and self.experts.layers[layer] else None
+
     @property
-    def parameters_per_layer(self) -> int:
+    def mlp_width(self) -> int:
+        """Numbers that the widest feed-forward layer makes of a token before its second product."""
+        widths = [self.intermediate_size]
+        for layer in range(self.num_layers):
+            if (experts := self.experts_of(layer)) is not None:
+                widths.append(experts.top_k * experts.intermediate_size)
+        return max(widths)
+
+    def parameters_of(self, layer: int) -> int:
         """Numbers that one layer holds."""
         qkv = self.q_size + 2 * self.kv_size
-        linear = self.hidden_size * (qkv + self.q_size + 3 * self.intermediate_size)
+        linear = self.hidden_size * (qkv + self.q_size)
         norm = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         bias = qkv * self.qkv_bias + self.hidden_size * self.o_bias
-        bias += (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias
-        return linear + norm + bias
+        return linear + norm + bias + self._mlp_parameters(layer)
+
+    def _mlp_parameters(self, layer: int) -> int:
+        experts = self.experts_of(layer)
+        if experts is not None:
+            return experts.num_experts * self.hidden_size * (3 * experts.intermediate_size + 1)
+        bias = (2 * self.intermediate_size + self.hidden_size) * self.mlp_bias
+        return 3 * self.hidden_size * self.intermediate_size + bias
 
     @property
     def num_parameters(self) -> int:
         """Numbers that the model holds; a tied embedding counts once."""
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        return embeddings + self.num_layers * self.parameters_per_layer + self.hidden_size
+        layers = sum(map(self.parameters_of, range(self.num_layers)))
+        return embeddings + layers + self.hidden_size
 
     def limited_to(self, max_model_len: int) -> DecoderConfig:
         """The same model for sequences of at most `max_model_len` tokens.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from windlass.errors import ModelError
-from windlass.models.config import DecoderConfig
+from windlass.models.config import DecoderConfig, ExpertsConfig
 from windlass.models.rope import max_position, rope_config
 
 # Has the attributes of a transformers configuration, named as in the checkpoint's config.json.
@@ -68,6 +69,43 @@ def qwen3(hf: HFConfig) -> DecoderConfig:
     )
 
 
+def qwen3_moe(hf: HFConfig) -> DecoderConfig:
+    """Qwen3 with experts in some or all layers."""
+    layers = tuple(
+        hf.num_experts > 0
+        and layer not in hf.mlp_only_layers
+        and (layer + 1) % hf.decoder_sparse_step == 0
+        for layer in range(hf.num_hidden_layers)
+    )
+    experts = ExpertsConfig(
+        num_experts=hf.num_experts,
+        top_k=hf.num_experts_per_tok,
+        intermediate_size=hf.moe_intermediate_size,
+        renormalize=hf.norm_topk_prob,
+        layers=layers,
+    )
+    return _decoder_config(
+        hf,
+        windows=(hf.sliding_window or 0,) * hf.num_hidden_layers,
+        qkv_bias=hf.attention_bias,
+        o_bias=hf.attention_bias,
+        qk_norm=True,
+        experts=experts if any(layers) else None,
+    )
+
+
+def mixtral(hf: HFConfig) -> DecoderConfig:
+    """Mixtral: Mistral with experts in every layer."""
+    experts = ExpertsConfig(
+        num_experts=hf.num_local_experts,
+        top_k=hf.num_experts_per_tok,
+        intermediate_size=hf.intermediate_size,
+        renormalize=True,
+        layers=(True,) * hf.num_hidden_layers,
+    )
+    return dataclasses.replace(mistral(hf), experts=_checked(experts))
+
+
 class Architecture(NamedTuple):
     """transformers' `model_type`, and what a configuration of that type means."""
 
@@ -80,6 +118,8 @@ ARCHITECTURES = {
     "MistralForCausalLM": Architecture("mistral", mistral),
     "Qwen2ForCausalLM": Architecture("qwen2", qwen2),
     "Qwen3ForCausalLM": Architecture("qwen3", qwen3),
+    "Qwen3MoeForCausalLM": Architecture("qwen3_moe", qwen3_moe),
+    "MixtralForCausalLM": Architecture("mixtral", mixtral),
 }
 
 
@@ -91,6 +131,7 @@ def _decoder_config(
     o_bias: bool = False,
     mlp_bias: bool = False,
     qk_norm: bool = False,
+    experts: ExpertsConfig | None = None,
 ) -> DecoderConfig:
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
     _check_fields(hf)
@@ -110,6 +151,7 @@ def _decoder_config(
         o_bias=o_bias,
         mlp_bias=mlp_bias,
         qk_norm=qk_norm,
+        experts=experts and _checked(experts),
         tie_word_embeddings=bool(hf.tie_word_embeddings),
         initializer_range=hf.initializer_range,
     )
@@ -128,6 +170,15 @@ def _check_fields(hf: HFConfig) -> None:
             f"config field num_key_value_heads is {hf.num_key_value_heads}, which does not divide "
             f"num_attention_heads {hf.num_attention_heads}"
         )
+
+
+def _checked(experts: ExpertsConfig) -> ExpertsConfig:
+    if not 1 <= experts.top_k <= experts.num_experts:
+        raise ModelError(
+            f"config field num_experts_per_tok is {experts.top_k}; there are "
+            f"{experts.num_experts} experts"
+        )
+    return experts
 
 
 def _windows_by_layer_type(hf: HFConfig) -> tuple[int, ...]:

@@ -10,7 +10,15 @@ from typing import ClassVar
 
 import torch
 
-from windlass.backend import SUPPORTED, ForwardContext, KVPool, LayerParts, Linear, Support
+from windlass.backend import (
+    SUPPORTED,
+    ForwardContext,
+    KVPool,
+    LayerParts,
+    Linear,
+    MLPWeights,
+    Support,
+)
 from windlass_cpu.attention import AttentionCall, CpuAttention, Plan, slot_numbers
 from windlass_cpu.library import load_library
 from windlass_cpu.linear import KernelWeight
@@ -61,8 +69,10 @@ class _LayerStep(ctypes.Structure):
 
 def supports_layer(parts: LayerParts) -> Support:
     """Whether the kernels take the layer: bf16 throughout, on weights that they packed."""
-    weights = parts.weights
-    for linear in (weights.qkv, weights.o, weights.gate_up, weights.down):
+    weights, mlp = parts.weights, parts.weights.mlp
+    if not isinstance(mlp, MLPWeights):
+        return Support.no("the kernels have no layer with experts")
+    for linear in (weights.qkv, weights.o, mlp.gate_up, mlp.down):
         if not isinstance(linear.weight, KernelWeight):
             return Support.no("a weight is not packed for the kernels")
     if weights.input_norm.dtype is not torch.bfloat16:
@@ -115,6 +125,8 @@ class FusedLayers:
 
 def _decoder_layer(parts: LayerParts) -> _DecoderLayer:
     weights, head_dim = parts.weights, parts.head_dim
+    mlp = weights.mlp
+    assert isinstance(mlp, MLPWeights)
 
     def heads(count: int) -> HeadRows:
         return HeadRows(head_stride=head_dim, out_head_stride=head_dim, num_heads=count)
@@ -133,8 +145,8 @@ def _decoder_layer(parts: LayerParts) -> _DecoderLayer:
     return _DecoderLayer(
         qkv=_layer_linear(weights.qkv),
         o=_layer_linear(weights.o),
-        gate_up=_layer_linear(weights.gate_up),
-        down=_layer_linear(weights.down),
+        gate_up=_layer_linear(mlp.gate_up),
+        down=_layer_linear(mlp.down),
         input_norm=weights.input_norm.data_ptr(),
         post_attention_norm=weights.post_attention_norm.data_ptr(),
         eps=parts.eps,

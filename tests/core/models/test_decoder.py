@@ -11,7 +11,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from windlass.backend import Backend
 from windlass.config import ModelConfig
@@ -74,6 +82,27 @@ CASES = {
         use_sliding_window=True,
         sliding_window=7,
         layer_types=MIXED_LAYERS,
+        attention_bias=True,
+    ),
+    "mixtral": small(MixtralConfig, num_local_experts=5, sliding_window=None),
+    "mixtral-window": small(MixtralConfig, num_local_experts=4, sliding_window=9),
+    "qwen3-moe": small(
+        Qwen3MoeConfig,
+        head_dim=16,
+        moe_intermediate_size=40,
+        num_experts=12,
+        num_experts_per_tok=3,
+        norm_topk_prob=True,
+    ),
+    "qwen3-moe-mixed-layers": small(
+        Qwen3MoeConfig,
+        num_hidden_layers=4,
+        head_dim=16,
+        moe_intermediate_size=40,
+        num_experts=6,
+        num_experts_per_tok=6,
+        decoder_sparse_step=2,
+        mlp_only_layers=[3],
         attention_bias=True,
     ),
 }
@@ -172,7 +201,10 @@ def test_logits_do_not_depend_on_chunks_block_size_or_block_order(
     check()
 
 
-@pytest.mark.parametrize("case", ["llama-3.1", "mistral-window", "qwen2", "qwen3"])
+# A rounding may send a token to another expert; not where every token goes to all of them.
+@pytest.mark.parametrize(
+    "case", ["llama-3.1", "mistral-window", "qwen2", "qwen3", "qwen3-moe-mixed-layers"]
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_as_close_to_float32_as_transformers_is(
     case: str,

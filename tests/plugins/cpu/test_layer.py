@@ -11,12 +11,15 @@ import torch
 from windlass.backend import (
     AttentionParams,
     BackendConfig,
+    DenseExperts,
+    ExpertWeights,
     ForwardContext,
     HeadNorm,
     KVLayout,
     LayerParts,
     LayerWeights,
     Linear,
+    MLPWeights,
     Quantization,
 )
 from windlass.kernels.linear import DenseWeight
@@ -76,8 +79,9 @@ def parts(
             head_norm=heads,
             o=linear(HIDDEN, HEADS * HEAD_DIM),
             post_attention_norm=random(HIDDEN, seed=5),
-            gate_up=linear(2 * INTERMEDIATE, HIDDEN),
-            down=linear(HIDDEN, INTERMEDIATE),
+            mlp=MLPWeights(
+                gate_up=linear(2 * INTERMEDIATE, HIDDEN), down=linear(HIDDEN, INTERMEDIATE)
+            ),
         ),
         num_heads=HEADS,
         num_kv_heads=KV_HEADS,
@@ -194,8 +198,16 @@ def test_fused_layers_follow_the_pool_they_are_called_with(backend: CpuBackend) 
 def test_what_the_kernels_do_not_take_is_left_to_the_ops(backend: CpuBackend) -> None:
     layer = parts(1, biased=False, normed=False)
     dense = Linear(DenseWeight(random(HIDDEN, INTERMEDIATE)))
-    mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, down=dense))
-    assert backend.fuse_layers([layer, mixed], no_ops) is None
+    gate_up = layer.weights.mlp.gate_up
+    sparse = ExpertWeights(
+        router=Linear(DenseWeight(random(4, HIDDEN))),
+        experts=DenseExperts(random(4, 64, HIDDEN), random(4, HIDDEN, 32)),
+        top_k=2,
+        renormalize=True,
+    )
+    for mlp in (MLPWeights(gate_up=gate_up, down=dense), sparse):
+        mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, mlp=mlp))
+        assert backend.fuse_layers([layer, mixed], no_ops) is None
     wide = dataclasses.replace(layer, head_dim=2048)
     assert backend.fuse_layers([wide], no_ops) is None
 
