@@ -1,0 +1,469 @@
+"""Paged attention of one query token a row, its work in equal parts whatever the lengths.
+
+A sequence is cut into tiles of tokens (Flash-Decoding: Dao et al., 2023), and every program of a
+fixed grid takes an equal run of tiles, which may end amid a sequence (Stream-K: Osama et al., 2023;
+LeanAttention: Sanovar et al., 2024). Tiles are numbered head by head, row by row. What a program
+has of a sequence that it shares goes to scratch memory with its log-sum-exp; the last program to
+arrive at a row and head adds up, always in the same order.
+
+R rows, Hq query heads, Hkv key-value heads in groups of G query heads, D channels, P programs. The
+host knows no length: `plan_decode` cuts on the device, once for all layers of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from windlass.kernels.triton.attention_tile import (
+    SMALLEST_DOT,
+    attend_tiles,
+    check_pool,
+    finish_rows,
+    lowest_visible,
+    padded_channels,
+)
+from windlass.kernels.triton.launch import LaunchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig(LaunchConfig):
+    """`tile`: tokens in a tile. `minimum_run`: tiles that a program takes at least.
+
+    `programs_per_unit`: programs for each of the chip's compute units. `combine_numbers`: how many
+    partial results, counted in numbers, are added up at a time.
+    """
+
+    tile: int = 64
+    minimum_run: int = 2
+    programs_per_unit: int = 2
+    combine_numbers: int = 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodePlan:
+    """How R rows are cut up, for all layers with one window.
+
+    `rows_end` int32 `[R+1]`: tiles of one head before each row; `first_row` int32 `[P]`: the row in
+    which a program starts; `arrivals` int32 `[R * Hkv]`: programs that have done their part of a
+    row and head, 0 between layers.
+    """
+
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    rows_end: torch.Tensor
+    first_row: torch.Tensor
+    arrivals: torch.Tensor
+    num_programs: int
+    window: int
+    config: DecodeConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeScratch:
+    """Partial results of each program's first and last row: float32 `[2P, G, D]` and `[2P, G]`."""
+
+    partial: torch.Tensor
+    partial_lse: torch.Tensor
+
+    @classmethod
+    def allocate(
+        cls, num_programs: int, group: int, head_dim: int, device: torch.device
+    ) -> DecodeScratch:
+        """Scratch for all layers of a step, one after the other."""
+        shape = (2 * num_programs, group, head_dim)
+        return cls(
+            partial=torch.empty(shape, dtype=torch.float32, device=device),
+            partial_lse=torch.empty(shape[:2], dtype=torch.float32, device=device),
+        )
+
+
+@triton.jit
+def run_length(total_tiles, num_kv_heads: tl.constexpr, minimum_run: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Tiles of each program's run, where each head has `total_tiles`."""
+    share = tl.cdiv(total_tiles * num_kv_heads, tl.num_programs(0))
+    return tl.maximum(share, minimum_run)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def plan_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    seq_lens,  # noqa: ANN001
+    rows_end,  # noqa: ANN001
+    first_row,  # noqa: ANN001
+    arrivals,  # noqa: ANN001
+    num_rows,  # noqa: ANN001
+    num_kv_heads: tl.constexpr,
+    minimum_run: tl.constexpr,
+    window: tl.constexpr,
+    tile: tl.constexpr,
+    padded_rows: tl.constexpr,
+    wait: tl.constexpr,
+    release: tl.constexpr,
+):
+    """Each program finds the row in which the attention program of its number starts."""
+    wait()
+    release()
+    program = tl.program_id(0)
+    row = tl.arange(0, padded_rows)
+    live = row < num_rows
+    seq_len = tl.load(seq_lens + row, mask=live, other=0)
+    tiles = tl.cdiv(seq_len, tile) - lowest_visible(seq_len - 1, window) // tile
+    tiles = tl.where(live, tiles, 0)
+    ends = tl.cumsum(tiles, 0)
+    total = tl.sum(tiles, 0)
+    start = (program * run_length(total, num_kv_heads, minimum_run)) % total
+    tl.store(first_row + program, tl.sum((live & (ends <= start)).to(tl.int32), 0))
+    if program == 0:
+        tl.store(rows_end, 0)
+        tl.store(rows_end + 1 + row, ends, mask=live)
+    counters = num_rows * num_kv_heads
+    for base in range(program * padded_rows, counters, tl.num_programs(0) * padded_rows):
+        tl.store(arrivals + base + row, row * 0, mask=base + row < counters)
+
+
+@triton.jit
+def combine_parts(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    partial,  # noqa: ANN001
+    partial_lse,  # noqa: ANN001
+    first_program,  # noqa: ANN001
+    last_program,  # noqa: ANN001
+    first_is_second,  # noqa: ANN001
+    group: tl.constexpr,
+    group_lanes: tl.constexpr,
+    head_dim: tl.constexpr,
+    channels: tl.constexpr,
+    parts: tl.constexpr,
+):
+    """Sum of the parts in the programs' order: values `[G, D]`, largest lse and its divisor `[G]`.
+
+    A program's part is its first, only the first program's may be its second. Other programs wrote
+    all this: it is read past the first-level cache.
+    """
+    lane = tl.arange(0, group_lanes)
+    channel = tl.arange(0, channels)
+    largest = tl.full((group_lanes,), -float("inf"), dtype=tl.float32)
+    denominator = tl.zeros((group_lanes,), dtype=tl.float32)
+    total = tl.zeros((group_lanes, channels), dtype=tl.float32)
+    for first in range(first_program, last_program + 1, parts):
+        program = first + tl.arange(0, parts)
+        slot = 2 * program + ((program == first_program) & first_is_second).to(tl.int32)
+        at = slot[:, None] * group + lane[None, :]
+        live = (program <= last_program)[:, None] & (lane < group)[None, :]
+        part_lse = tl.load(partial_lse + at, mask=live, other=-float("inf"), cache_modifier=".cg")
+        part = tl.load(
+            partial + at[:, :, None] * head_dim + channel[None, None, :],
+            mask=live[:, :, None] & (channel < head_dim)[None, None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        new_largest = tl.maximum(largest, tl.max(part_lse, 0))
+        reference = tl.where(new_largest == -float("inf"), 0.0, new_largest)
+        weight = tl.exp2(part_lse - reference[None, :])
+        shrink = tl.exp2(largest - reference)
+        denominator = denominator * shrink + tl.sum(weight, 0)
+        total = total * shrink[:, None] + tl.sum(weight[:, :, None] * part, 0)
+        largest = new_largest
+    return total, largest, denominator
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def paged_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
+    query,  # noqa: ANN001
+    keys,  # noqa: ANN001
+    values,  # noqa: ANN001
+    out,  # noqa: ANN001
+    lse,  # noqa: ANN001
+    sinks,  # noqa: ANN001
+    seq_lens,  # noqa: ANN001
+    block_table,  # noqa: ANN001
+    rows_end,  # noqa: ANN001
+    first_row,  # noqa: ANN001
+    arrivals,  # noqa: ANN001
+    partial,  # noqa: ANN001
+    partial_lse,  # noqa: ANN001
+    scale,  # noqa: ANN001
+    num_rows,  # noqa: ANN001
+    query_row_stride,  # noqa: ANN001
+    query_head_stride,  # noqa: ANN001
+    out_row_stride,  # noqa: ANN001
+    out_head_stride,  # noqa: ANN001
+    lse_row_stride,  # noqa: ANN001
+    table_stride,  # noqa: ANN001
+    block_stride,  # noqa: ANN001
+    token_stride,  # noqa: ANN001
+    head_stride,  # noqa: ANN001
+    num_kv_heads: tl.constexpr,
+    group: tl.constexpr,
+    query_rows: tl.constexpr,
+    group_lanes: tl.constexpr,
+    head_dim: tl.constexpr,
+    channels: tl.constexpr,
+    window: tl.constexpr,
+    softcap: tl.constexpr,
+    tile: tl.constexpr,
+    block_size: tl.constexpr,
+    minimum_run: tl.constexpr,
+    parts: tl.constexpr,
+    wait: tl.constexpr,
+    release: tl.constexpr,
+):
+    """One run of tiles: the rest of a sequence, whole sequences, the beginning of another."""
+    wait()
+    release()
+    program = tl.program_id(0)
+    head_tiles = tl.load(rows_end + num_rows)
+    run = run_length(head_tiles, num_kv_heads, minimum_run)
+    tile_at = program * run
+    run_end = tl.minimum(tile_at + run, head_tiles * num_kv_heads)
+    row = tl.load(first_row + program)
+    member = tl.arange(0, query_rows)
+    channel = tl.arange(0, channels)
+    while tile_at < run_end:
+        kv_head = tile_at // head_tiles
+        # The row's tiles are those of [row_begin, row_end) in the numbering over all heads.
+        row_begin = kv_head * head_tiles + tl.load(rows_end + row)
+        row_end = kv_head * head_tiles + tl.load(rows_end + row + 1)
+        stop = tl.minimum(run_end, row_end)
+        seq_len = tl.load(seq_lens + row)
+        position = seq_len - 1
+        lowest = lowest_visible(position, window)
+        first_token = (lowest // tile + tile_at - row_begin) * tile
+        end_token = tl.minimum((lowest // tile + stop - row_begin) * tile, seq_len)
+        row64 = row.to(tl.int64)
+        heads = kv_head * group + member
+        live = member < group
+        query_tile = tl.load(
+            query
+            + row64 * query_row_stride
+            + heads[:, None] * query_head_stride
+            + channel[None, :],
+            mask=live[:, None] & (channel[None, :] < head_dim),
+            other=0.0,
+        )
+        total, largest, denominator = attend_tiles(
+            query_tile,
+            tl.zeros((1,), dtype=tl.int32) + position,
+            tl.zeros((query_rows, channels), dtype=tl.float32),
+            tl.full((query_rows,), -float("inf"), dtype=tl.float32),
+            tl.zeros((query_rows,), dtype=tl.float32),
+            keys + kv_head * head_stride,
+            values + kv_head * head_stride,
+            block_table + row64 * table_stride,
+            first_token,
+            end_token,
+            lowest,
+            seq_len,
+            scale,
+            block_stride,
+            token_stride,
+            window,
+            softcap,
+            True,
+            head_dim,
+            channels,
+            tile,
+            block_size,
+        )
+        if (tile_at == row_begin) & (stop == row_end):
+            finish_rows(
+                total,
+                largest,
+                denominator,
+                heads,
+                live,
+                out,
+                lse,
+                sinks,
+                row64 * out_row_stride + heads * out_head_stride,
+                row64 * lse_row_stride + heads,
+                head_dim,
+                channels,
+            )
+        else:
+            slot = 2 * program + (tile_at > program * run).to(tl.int32)
+            at = slot * group + member
+            tl.store(
+                partial + at[:, None] * head_dim + channel[None, :],
+                total / denominator[:, None],
+                mask=live[:, None] & (channel[None, :] < head_dim),
+            )
+            tl.store(partial_lse + at, largest + tl.log2(denominator), mask=live)
+            # All threads have written before one of them tells the other programs.
+            tl.debug_barrier()
+            arrival = arrivals + row * num_kv_heads + kv_head
+            arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu")
+            first_program = row_begin // run
+            last_program = (row_end - 1) // run
+            if arrived == last_program - first_program:
+                total, largest, denominator = combine_parts(
+                    partial,
+                    partial_lse,
+                    first_program,
+                    last_program,
+                    row_begin > first_program * run,
+                    group,
+                    group_lanes,
+                    head_dim,
+                    channels,
+                    parts,
+                )
+                lane = tl.arange(0, group_lanes)
+                heads = kv_head * group + lane
+                finish_rows(
+                    total,
+                    largest,
+                    denominator,
+                    heads,
+                    lane < group,
+                    out,
+                    lse,
+                    sinks,
+                    row64 * out_row_stride + heads * out_head_stride,
+                    row64 * lse_row_stride + heads,
+                    head_dim,
+                    channels,
+                )
+                tl.store(arrival, 0)
+        tile_at = stop
+        row = tl.where(row + 1 == num_rows, 0, row + 1)
+
+
+def plan_decode(
+    seq_lens: torch.Tensor,
+    block_table: torch.Tensor,
+    num_kv_heads: int,
+    num_units: int,
+    max_seq_len: int,
+    window: int,
+    config: DecodeConfig,
+) -> DecodePlan:
+    """Cut rows of `seq_lens` int32 `[R]` (each at least 1) with `block_table` int32 `[R, M]`.
+
+    `num_units` compute units are to be kept busy; `max_seq_len` is an upper bound.
+    """
+    num_rows, device = len(seq_lens), seq_lens.device
+    longest = min(max_seq_len, window + config.tile) if window else max_seq_len
+    tiles = num_rows * num_kv_heads * triton.cdiv(longest, config.tile)
+    useful = triton.cdiv(tiles, config.minimum_run)
+    num_programs = min(num_units * config.programs_per_unit, useful)
+    sizes = (num_rows + 1, num_programs, num_rows * num_kv_heads)
+    numbers = torch.empty(sum(sizes), dtype=torch.int32, device=device)
+    rows_end, first_row, arrivals = numbers.split(sizes)
+    plan_decode_kernel[(num_programs,)](
+        seq_lens,
+        rows_end,
+        first_row,
+        arrivals,
+        num_rows,
+        num_kv_heads,
+        config.minimum_run,
+        window,
+        config.tile,
+        max(32, triton.next_power_of_2(num_rows)),
+        config.wait,
+        config.release,
+        **config.launch_options(),
+    )
+    return DecodePlan(
+        seq_lens=seq_lens,
+        block_table=block_table,
+        rows_end=rows_end,
+        first_row=first_row,
+        arrivals=arrivals,
+        num_programs=num_programs,
+        window=window,
+        config=config,
+    )
+
+
+def decode_constants(
+    config: DecodeConfig,
+    *,
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    block_size: int,
+    window: int,
+    softcap: float,
+) -> dict[str, object]:
+    """The constants of `paged_decode_kernel` for a layer of this shape."""
+    channels, lanes = padded_channels(head_dim), triton.next_power_of_2(group)
+    return {
+        "num_kv_heads": num_kv_heads,
+        "group": group,
+        "query_rows": max(SMALLEST_DOT, lanes),
+        "group_lanes": lanes,
+        "head_dim": head_dim,
+        "channels": channels,
+        "window": window,
+        "softcap": softcap,
+        "tile": config.tile,
+        "block_size": block_size,
+        "minimum_run": config.minimum_run,
+        "parts": max(1, config.combine_numbers // (lanes * channels)),
+        "wait": config.wait,
+        "release": config.release,
+    }
+
+
+def paged_decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    plan: DecodePlan,
+    scratch: DecodeScratch,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
+) -> None:
+    """Attention of row r's token r of `query` `[T, Hq, D]` over the cache, for the plan's R rows.
+
+    `keys` and `values` `[B, N, Hkv, D]` of the query's dtype or fp8; `out` as `query`, `lse`
+    float32 `[T, Hq]`, both written in the first R rows only. Meaning of softcap and sinks:
+    `windlass.backend.AttentionParams`.
+    """
+    check_pool(keys, values)
+    num_rows = len(plan.seq_lens)
+    config = plan.config
+    paged_decode_kernel[(plan.num_programs,)](
+        query,
+        keys,
+        values,
+        out,
+        lse,
+        sinks,
+        plan.seq_lens,
+        plan.block_table,
+        plan.rows_end,
+        plan.first_row,
+        plan.arrivals,
+        scratch.partial,
+        scratch.partial_lse,
+        scale,
+        num_rows,
+        query.stride(0),
+        query.stride(1),
+        out.stride(0),
+        out.stride(1),
+        0 if lse is None else lse.stride(0),
+        plan.block_table.stride(0),
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        **decode_constants(
+            config,
+            num_kv_heads=keys.shape[2],
+            group=query.shape[1] // keys.shape[2],
+            head_dim=keys.shape[3],
+            block_size=keys.shape[1],
+            window=plan.window,
+            softcap=softcap,
+        ),
+        **config.launch_options(),
+    )
