@@ -103,6 +103,12 @@ def _add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="let --backend auto go on with less when an accelerator is broken",
     )
+    group.add_argument(
+        "--enforce-eager",
+        action="store_true",
+        default=None,
+        help="run every step op by op, without graphs",
+    )
 
 
 def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +203,7 @@ def _backend_config(args: argparse.Namespace) -> BackendConfig:
     return BackendConfig(
         ops=dict(args.ops or ()),
         disabled_plugins=tuple(args.disabled_plugins or ()),
-        **_given(args, "backend", "device_index", "allow_cpu_fallback"),
+        **_given(args, "backend", "device_index", "allow_cpu_fallback", "enforce_eager"),
     )
 
 

@@ -84,12 +84,13 @@ class CacheConfig(_Config, frozen=True):
 class SchedulerConfig(_Config, frozen=True):
     """The bounds of one step and of the waiting queue.
 
-    `max_num_batched_tokens` is the token budget of a step, prefill and decode together.
+    `max_num_batched_tokens` is the token budget of a step, prefill and decode together (None: the
+    backend's preference).
     `max_queued_requests` and `max_queued_tokens` bound what waits for admission (0: no bound).
     """
 
     max_num_seqs: int = 256
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None
     policy: SchedulingPolicy = "fcfs"
     max_queued_requests: int = 2048
     max_queued_tokens: int = 0
@@ -97,11 +98,15 @@ class SchedulerConfig(_Config, frozen=True):
     def __post_init__(self) -> None:
         seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
         _require(1 <= seqs <= 65536, "max_num_seqs", seqs, "from 1 to 65536")
-        _require(tokens >= 1, "max_num_batched_tokens", tokens, "at least 1")
+        _require(tokens is None or tokens >= 1, "max_num_batched_tokens", tokens, "at least 1")
         _require(
             self.max_queued_requests >= 0, "max_queued_requests", self.max_queued_requests, ">= 0"
         )
         _require(self.max_queued_tokens >= 0, "max_queued_tokens", self.max_queued_tokens, ">= 0")
+
+    def token_budget(self, preferred: int) -> int:
+        """Most tokens in a step, where `preferred` is the backend's wish."""
+        return self.max_num_batched_tokens or preferred
 
 
 class BackendConfig(_Config, frozen=True):
@@ -110,7 +115,7 @@ class BackendConfig(_Config, frozen=True):
     `backend` is "auto" or the name of a plugin, `device_index` one of its devices. `ops` maps an
     op name to provider names in order of preference ("reference" is the torch reference).
     `allow_cpu_fallback` lets "auto" go on with a lower priority when an accelerator is broken.
-    `disabled_plugins` are never imported.
+    `disabled_plugins` are never imported. `enforce_eager` runs every step op by op, without graphs.
     """
 
     backend: str = "auto"
@@ -118,6 +123,7 @@ class BackendConfig(_Config, frozen=True):
     ops: dict[str, list[str]] = {}
     allow_cpu_fallback: bool = False
     disabled_plugins: tuple[str, ...] = ()
+    enforce_eager: bool = False
 
     def __post_init__(self) -> None:
         _require(self.device_index >= 0, "device_index", self.device_index, "at least 0")
@@ -172,6 +178,7 @@ class ModelInfo(_Config, frozen=True):
     weight_bytes: int
     kv_cache_bytes: int
     load_seconds: float
+    max_num_batched_tokens: int = 2048
     eos_token_ids: tuple[int, ...] = ()
     kv_cache_dtype: str = "auto"
     quantization: Quantization | None = None

@@ -73,12 +73,13 @@ class LLM:
         memory_utilization: float | None = None,
         gpu_memory_utilization: float | None = None,
         max_num_seqs: int = 256,
-        max_num_batched_tokens: int = 2048,
+        max_num_batched_tokens: int | None = None,
         block_size: int | None = None,
         num_blocks: int | None = None,
         enable_prefix_caching: bool = True,
         kv_cache_dtype: KVCacheDType = "auto",
         backend: str = "auto",
+        enforce_eager: bool = False,
     ) -> None:
         if memory_utilization is not None and gpu_memory_utilization is not None:
             raise ConfigError("memory_utilization and gpu_memory_utilization are one: give one")
@@ -103,7 +104,7 @@ class LLM:
             scheduler=SchedulerConfig(
                 max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
             ),
-            backend=BackendConfig(backend=backend),
+            backend=BackendConfig(backend=backend, enforce_eager=enforce_eager),
         )
         self._load(check_config(config))
 

@@ -29,6 +29,7 @@ def test_every_flag_reaches_its_setting() -> None:
         *("--seed", "7", "--quantization", "int4", "--backend", "cpu", "--device-index", "1"),
         *("--op", "sample=fast,reference", "--op", "rope=reference"),
         *("--disable-plugin", "a", "--disable-plugin", "b", "--allow-cpu-fallback"),
+        "--enforce-eager",
         *("--memory-utilization", "0.5", "--block-size", "32", "--num-blocks", "100"),
         *("--kv-cache-dtype", "int8"),
         *("--no-enable-prefix-caching", "--max-num-seqs", "8"),
@@ -45,6 +46,7 @@ def test_every_flag_reaches_its_setting() -> None:
     assert config.backend.ops == {"sample": ["fast", "reference"], "rope": ["reference"]}
     assert config.backend.disabled_plugins == ("a", "b")
     assert config.backend.allow_cpu_fallback
+    assert config.backend.enforce_eager
     assert (cache.memory_utilization, cache.block_size, cache.num_blocks) == (0.5, 32, 100)
     assert not cache.enable_prefix_caching
     assert cache.dtype == "int8"

@@ -43,7 +43,8 @@ class Capabilities:
     `attention` may hold "gqa", "window", "softcap", "sinks", "lse", "mla".
     `block_multiple` divides every block size; `asynchronous` says that kernels run on the device
     while the host goes on; `memory_statistics` says how far `Device.memory` can be trusted.
-    `memory_utilization` is the default share of memory that weights and KV cache may use;
+    `preferred_token_budget` is the default of `max_num_batched_tokens`: enough tokens in a step to
+    keep the device busy. `memory_utilization` is the default share of memory that weights and KV cache may use;
     `default_kv_cache_bytes` (0: none) bounds the KV cache of a user who asked for no share, but
     never below one sequence of full length.
     """
@@ -53,6 +54,7 @@ class Capabilities:
     head_dims: tuple[int, ...] = ()
     block_multiple: int = 1
     preferred_block_size: int = 16
+    preferred_token_budget: int = 2048
     graph: GraphSupport = GraphSupport.NONE
     memory_statistics: Literal["exact", "coarse", "none"] = "none"
     memory_utilization: float = 0.9

@@ -63,7 +63,7 @@ class Scheduler:
         self._block_tables = BlockTables(self.blocks)
         self.sequences = SequenceTable(self.max_num_seqs, self._block_tables)
         self._block_size = info.block_size
-        self._token_budget = config.max_num_batched_tokens
+        self._token_budget = config.token_budget(info.max_num_batched_tokens)
         self._running_limit = self.max_num_seqs
         self._by_priority = config.policy == "priority"
         self._info = info

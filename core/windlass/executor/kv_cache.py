@@ -129,17 +129,19 @@ def _budget(
 ) -> int:
     share = config.cache.memory_utilization or backend.capabilities.memory_utilization
     profile = backend.allocator.measure(
-        step, weights=loaded.weight_bytes, activation_estimate=_activation_bytes(config, loaded)
+        step,
+        weights=loaded.weight_bytes,
+        activation_estimate=_activation_bytes(config, backend, loaded),
     )
     return backend.allocator.kv_budget(profile, MemoryPolicy(utilization=share))
 
 
-def _activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
+def _activation_bytes(config: EngineConfig, backend: Backend, loaded: LoadedModel) -> int:
     """A generous estimate: a layer's tensors for a full step, and the sampler's logits."""
     decoder, scheduler = loaded.decoder_config, config.scheduler
-    per_token = 6 * decoder.hidden_size + 4 * decoder.intermediate_size
+    per_token = 6 * decoder.hidden_size + 4 * decoder.mlp_width
     per_token += 4 * decoder.num_heads * decoder.head_dim
-    tokens = scheduler.max_num_batched_tokens
+    tokens = scheduler.token_budget(backend.capabilities.preferred_token_budget)
     sampled = min(scheduler.max_num_seqs, tokens)
     return tokens * per_token * loaded.dtype.itemsize + sampled * decoder.vocab_size * 24
 

@@ -10,12 +10,21 @@ from typing import TypeVar
 
 import torch
 
-from windlass.backend import AttentionBatch, Backend, Event, ForwardContext, KVPool
+from windlass.backend import (
+    AttentionBatch,
+    Backend,
+    Event,
+    ForwardContext,
+    GraphSupport,
+    KVPool,
+)
 from windlass.config import EngineConfig, ModelInfo
+from windlass.executor.decode_graphs import DecodeGraphs
 from windlass.executor.kv_cache import allocate_kv_cache
 from windlass.executor.request_table import RequestTable
 from windlass.executor.sampler import SampledStep, Sampler
 from windlass.executor.step_upload import StepUploader, UploadedStep
+from windlass.executor.transfers import Transfers
 from windlass.loader import load_decoder
 from windlass.models.decoder import Decoder
 from windlass.request import Logprob, TokenLogprobs
@@ -36,7 +45,6 @@ class _Launched:
     event: Event
     sampled: list[ScheduledRow]
     tokens: torch.Tensor
-    finite: torch.Tensor
     logprob_counts: dict[int, int]
     logprobs: _Logprobs | None
     prompt_logprobs: dict[str, tuple[list[int], _Logprobs]]
@@ -54,6 +62,7 @@ class TorchModelRunner:
         self._config = config
         self._backend = backend
         self._device = backend.device.torch_device
+        self._graphs: DecodeGraphs | None = None
         self._worker: ThreadPoolExecutor | None = None
         if not backend.capabilities.asynchronous:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="windlass-device")
@@ -73,9 +82,11 @@ class TorchModelRunner:
         max_blocks = -(-cache.max_model_len // self._pool.block_size)
         vocab_size = loaded.decoder_config.vocab_size
         self._table = RequestTable(max_seqs, max_blocks, self._device)
-        self._sampler = Sampler(self._backend, self._table, vocab_size)
+        self._transfers = Transfers(self._backend)
+        self._sampler = Sampler(self._backend, self._table, vocab_size, self._transfers)
         self._uploader = StepUploader(self._backend)
         self._backend.warmup(weight_bytes=loaded.weight_bytes)
+        self._graphs = self._capture(cache.max_model_len, progress)
         return ModelInfo(
             model=self._config.model.model,
             architecture=loaded.architecture,
@@ -87,6 +98,9 @@ class TorchModelRunner:
             block_size=self._pool.block_size,
             num_blocks=self._pool.num_blocks,
             max_num_seqs=max_seqs,
+            max_num_batched_tokens=self._config.scheduler.token_budget(
+                self._backend.capabilities.preferred_token_budget
+            ),
             num_parameters=loaded.num_parameters,
             weight_bytes=loaded.weight_bytes,
             kv_cache_bytes=self._pool.buffer.nbytes,
@@ -95,6 +109,22 @@ class TorchModelRunner:
             kv_cache_dtype=cache.dtype,
             quantization=self._config.model.quantization,
         )
+
+    @torch.inference_mode()
+    def _capture(
+        self, max_model_len: int, progress: Callable[[str, float], None] | None
+    ) -> DecodeGraphs | None:
+        """Graphs of the decode step, where the backend captures them and nobody said not to."""
+        backend = self._backend
+        graphs = backend.device.graph_pool()
+        uniform = backend.capabilities.graph >= GraphSupport.DECODE_UNIFORM
+        if graphs is None or not uniform or self._config.backend.enforce_eager:
+            return None
+        decode_graphs = DecodeGraphs(
+            backend, graphs, self._decoder, self._pool, self._table, max_model_len
+        )
+        decode_graphs.capture(progress)
+        return decode_graphs
 
     def launch(self, plan: StepPlan) -> StepHandle:
         """Start a step."""
@@ -113,6 +143,8 @@ class TorchModelRunner:
         """Release the KV cache and the worker thread."""
         if self._worker is not None:
             self._worker.shutdown(wait=True)
+        if self._graphs is not None:
+            self._graphs.close()
         self._backend.allocator.release("kv_cache")
         self._backend.close()
 
@@ -135,32 +167,42 @@ class TorchModelRunner:
             self._table.fill_rows(step.new_rows)
         if step.new_blocks is not None:
             self._table.append_blocks(step.new_blocks)
+        if self._graphs is not None and not len(step.prefill_tokens):
+            return self._replay(plan, step, self._graphs)
         hidden = self._forward(plan, step)
-        self._table.advance(step.rows, step.query_lens)
         prompt_logprobs = self._prompt_logprobs(plan, hidden)
-        return self._sample(plan, step, hidden, prompt_logprobs)
+        return self._launched(plan, *self._sample(plan, step, hidden), prompt_logprobs)
+
+    def _replay(self, plan: StepPlan, step: UploadedStep, graphs: DecodeGraphs) -> _Launched:
+        """A decode step as a graph; rows with special wishes choose once more, from its logits."""
+        output, count = graphs.run(step.rows), len(plan.rows)
+        result = SampledStep(output.tokens[:count])
+        if self._sampler.needs_logits(plan.rows):
+            result = self._sampler.sample(output.logits[:count], step.rows, plan.rows)
+        return self._launched(plan, plan.rows, result, {})
 
     def _forward(self, plan: StepPlan, step: UploadedStep) -> torch.Tensor:
-        """Hidden states `[T, H]`: tokens, positions and slots are derived on the device."""
-        num_tokens = plan.num_tokens
+        """Hidden states `[T, H]`, op by op; counts the step's tokens in the table."""
+        num_tokens, table, pool = plan.num_tokens, self._table, self._pool
         num_decodes = num_tokens - len(step.prefill_tokens)
         longest = max(row.start + row.num_tokens for row in plan.rows)
-        block_table = self._table.block_table[:, : -(-longest // self._pool.block_size)]
-        block_table = block_table.index_select(0, step.rows)
-        computed = self._table.position.index_select(0, step.rows)
-        decoded = self._table.last_token.index_select(0, step.rows[:num_decodes])
+        num_columns = -(-longest // pool.block_size)
         if num_decodes == num_tokens:
-            token_ids, positions = decoded, computed
-            slots = self._slots(block_table, None, positions)
+            inputs = self._backend.ops.begin_decode(
+                step.rows,
+                table.last_token,
+                table.position,
+                table.block_table,
+                num_columns,
+                pool.block_size,
+                pool.layout.slot_dtype,
+            )
         else:
-            token_ids = torch.cat((decoded, step.prefill_tokens))
-            request = torch.repeat_interleave(step.query_lens, output_size=num_tokens)
-            within = torch.arange(num_tokens, device=self._device) - step.cu_seqlens_q[request]
-            positions = computed[request] + within
-            slots = self._slots(block_table, request, positions)
+            inputs = self._mixed_inputs(step, num_decodes, num_tokens, num_columns)
+        token_ids, positions, seq_lens, slots, block_table = inputs
         batch = AttentionBatch(
             cu_seqlens_q=step.cu_seqlens_q,
-            seq_lens=(computed + step.query_lens).to(torch.int32),
+            seq_lens=seq_lens,
             block_table=block_table,
             slot_mapping=slots,
             num_decodes=num_decodes,
@@ -170,55 +212,66 @@ class TorchModelRunner:
             seq_lens_cpu=[row.start + row.num_tokens for row in plan.rows],
         )
         attention = self._backend.attention
-        attention_plan = attention.plan(batch, self._pool)
+        attention_plan = attention.plan(batch, pool)
         attention.plan_in_graph(attention_plan)
-        context = ForwardContext(attention, self._pool, attention_plan, batch.slot_mapping)
+        context = ForwardContext(attention, pool, attention_plan, batch.slot_mapping)
         return self._decoder.forward(token_ids, positions, context)
 
+    def _mixed_inputs(
+        self, step: UploadedStep, num_decodes: int, num_tokens: int, num_columns: int
+    ) -> tuple[torch.Tensor, ...]:
+        """What `begin_decode` gives, for decodes followed by chunks of prompts."""
+        table = self._table
+        block_table = table.block_table[:, :num_columns].index_select(0, step.rows)
+        computed = table.position.index_select(0, step.rows)
+        decoded = table.last_token.index_select(0, step.rows[:num_decodes])
+        token_ids = torch.cat((decoded, step.prefill_tokens))
+        request = torch.repeat_interleave(step.query_lens, output_size=num_tokens)
+        within = torch.arange(num_tokens, device=self._device) - step.cu_seqlens_q[request]
+        positions = computed[request] + within
+        slots = self._slots(block_table, request, positions)
+        seq_lens = (computed + step.query_lens).to(torch.int32)
+        table.advance(step.rows, step.query_lens)
+        return token_ids, positions, seq_lens, slots, block_table
+
     def _slots(
-        self, block_table: torch.Tensor, request: torch.Tensor | None, positions: torch.Tensor
+        self, block_table: torch.Tensor, request: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Slot of each position of its request; without `request` each row has one position."""
-        size, index = self._pool.block_size, positions // self._pool.block_size
-        if request is None:
-            blocks = block_table.gather(1, index[:, None])[:, 0]
-        else:
-            blocks = block_table[request, index]
+        """Slot of each position of its request."""
+        size = self._pool.block_size
+        blocks = block_table[request, positions // size]
         slots = blocks.long() * size + positions % size
         return slots.to(self._pool.layout.slot_dtype)
 
     def _sample(
-        self,
-        plan: StepPlan,
-        step: UploadedStep,
-        hidden: torch.Tensor,
-        prompt_logprobs: dict[str, tuple[list[int], _Logprobs]],
-    ) -> _Launched:
+        self, plan: StepPlan, step: UploadedStep, hidden: torch.Tensor
+    ) -> tuple[list[ScheduledRow], SampledStep]:
+        """The rows that sample, and what they sampled."""
         scheduled = [row for row in plan.rows if row.samples]
+        if not scheduled:
+            return scheduled, SampledStep(step.rows.new_zeros(0, dtype=torch.int64))
         # In almost every step every row samples.
         every = len(scheduled) == len(plan.rows)
         rows = step.rows if every else step.rows[step.sampled]
-        result = SampledStep(rows.new_zeros(0, dtype=torch.int64), rows.new_zeros(0), {}, None)
-        if scheduled:
-            if len(scheduled) < plan.num_tokens:
-                ends = step.cu_seqlens_q[1:] if every else step.cu_seqlens_q[1:][step.sampled]
-                hidden = hidden[ends.long() - 1]
-            logits = self._decoder.logits(hidden)
-            result = self._sampler.sample(logits, rows, scheduled)
-            self._table.last_token[rows] = result.tokens
-        tokens, finite = self._to_host(result.tokens), self._to_host(result.finite)
-        logprobs = result.logprobs and _map(self._to_host, result.logprobs)
+        if len(scheduled) < plan.num_tokens:
+            ends = step.cu_seqlens_q[1:] if every else step.cu_seqlens_q[1:][step.sampled]
+            hidden = hidden[ends.long() - 1]
+        return scheduled, self._sampler.sample(self._decoder.logits(hidden), rows, scheduled)
+
+    def _launched(
+        self,
+        plan: StepPlan,
+        sampled: list[ScheduledRow],
+        result: SampledStep,
+        prompt_logprobs: dict[str, tuple[list[int], _Logprobs]],
+    ) -> _Launched:
+        """Queue the way back to the host."""
+        tokens = self._transfers.download(result.tokens)
+        logprobs = result.logprobs and _map(self._transfers.download, result.logprobs)
         event = self._backend.device.event()
         event.record()
         return _Launched(
-            plan,
-            event,
-            scheduled,
-            tokens,
-            finite,
-            result.logprob_counts,
-            logprobs,
-            prompt_logprobs,
+            plan, event, sampled, tokens, result.logprob_counts, logprobs, prompt_logprobs
         )
 
     def _prompt_logprobs(
@@ -241,26 +294,19 @@ class TorchModelRunner:
                     )
                 ]
                 joined = tuple(
-                    self._to_host(torch.cat(column)) for column in zip(*parts, strict=True)
+                    self._transfers.download(torch.cat(column))
+                    for column in zip(*parts, strict=True)
                 )
                 found[row.request_id] = (targets, (joined[0], joined[1], joined[2], joined[3]))
             start += row.num_tokens
         return found
 
     def _target_logprobs(self, hidden: torch.Tensor, targets: list[int], num_top: int) -> _Logprobs:
-        ids = torch.tensor(targets, dtype=torch.int64).to(self._device)
+        ids = self._transfers.upload(targets, torch.int64)
         result: _Logprobs = self._backend.ops.token_logprobs(
             self._decoder.logits(hidden), ids, num_top
         )
         return result
-
-    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A host copy that is valid once the step's event has been reached."""
-        if not self._backend.capabilities.asynchronous:
-            return tensor
-        host = self._backend.allocator.host(tensor.nbytes, pinned=True)
-        host = host.view(tensor.dtype).view(tensor.shape)
-        return host.copy_(tensor, non_blocking=True)
 
 
 class _Handle:
@@ -279,10 +325,10 @@ class _Handle:
         """Wait for the device, then read the host copies."""
         launched = self._future.result()
         launched.event.synchronize()
-        tokens, finite = launched.tokens.tolist(), launched.finite.tolist()
+        tokens = launched.tokens.tolist()
         result = StepResult(step_id=launched.plan.step_id, tokens={})
-        for scheduled, token, good in zip(launched.sampled, tokens, finite, strict=True):
-            if good:
+        for scheduled, token in zip(launched.sampled, tokens, strict=True):
+            if token >= 0:
                 result.tokens[scheduled.request_id] = token
             else:
                 result.errors[scheduled.request_id] = (

@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 import torch
 
 from windlass.executor.request_table import RequestTable
+from windlass.executor.transfers import Transfers
 
 
 class PenaltyState:
     """Per row of the request table: prompt tokens (bool `[rows, V]`), output counts (int32)."""
 
-    def __init__(self, num_rows: int, vocab_size: int, device: torch.device):
+    def __init__(
+        self, num_rows: int, vocab_size: int, device: torch.device, transfers: Transfers
+    ) -> None:
         self._shape = (num_rows, vocab_size)
         self._device = device
+        self._transfers = transfers
         self._prompt: torch.Tensor | None = None
         self._counts: torch.Tensor | None = None
 
@@ -28,9 +32,9 @@ class PenaltyState:
         """Begin a row with the tokens known now."""
         seen, counts = self._state()
         seen[row], counts[row] = False, 0
-        seen[row, torch.tensor(prompt, dtype=torch.int64).to(self._device)] = True
-        tokens = torch.tensor(output, dtype=torch.int64).to(self._device)
-        counts[row] += torch.bincount(tokens, minlength=self._shape[1]).to(torch.int32)
+        seen[row].index_fill_(0, self._transfers.upload(prompt, torch.int64), True)
+        tokens = self._transfers.upload(output, torch.int64)
+        counts[row].index_add_(0, tokens, torch.ones_like(tokens, dtype=torch.int32))
 
     def apply(
         self,

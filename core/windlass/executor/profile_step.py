@@ -25,7 +25,7 @@ def run_largest_step(
         tag="profile",
     )
     pool = KVPool.carve(buffer, spec, layout, loaded.decoder_config.num_layers, 2)
-    num_tokens = config.scheduler.max_num_batched_tokens
+    num_tokens = config.scheduler.token_budget(backend.capabilities.preferred_token_budget)
     length = min(num_tokens, loaded.max_model_len)
     lens = [length] * (num_tokens // length)
     lens += [num_tokens % length] if num_tokens % length else []

@@ -13,6 +13,7 @@ import torch
 from windlass.backend import Backend
 from windlass.executor.penalties import PenaltyState
 from windlass.executor.request_table import RequestTable
+from windlass.executor.transfers import Transfers
 from windlass.request import SamplingParams
 from windlass.step import NewRow, ScheduledRow
 
@@ -21,15 +22,14 @@ from windlass.step import NewRow, ScheduledRow
 class SampledStep:
     """What sampling produced, on the device.
 
-    `tokens` int64 `[S]`; `finite` bool `[S]`, whether the row's logits were numbers; `logprobs`
-    for the sampled rows that `logprob_counts` maps to a number of alternatives: chosen, rank,
-    top ids, top.
+    `tokens` int64 `[S]`, -1 where the row's logits were not finite numbers; `logprobs` for the
+    sampled rows that `logprob_counts` maps to a number of alternatives: chosen, rank, top ids,
+    top.
     """
 
     tokens: torch.Tensor
-    finite: torch.Tensor
-    logprob_counts: dict[int, int]
-    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None
+    logprob_counts: dict[int, int] = field(default_factory=dict)
+    logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -56,14 +56,18 @@ class _Features:
 
 
 class Sampler:
-    """Chooses the next token of every sampled row."""
+    """Chooses the next token of every sampled row, and enters it in the table."""
 
-    def __init__(self, backend: Backend, table: RequestTable, vocab_size: int):
+    def __init__(
+        self, backend: Backend, table: RequestTable, vocab_size: int, transfers: Transfers
+    ) -> None:
         self._ops = backend.ops
-        self._device = backend.device.torch_device
         self._table = table
+        self._transfers = transfers
         self._features = _Features()
-        self._penalties = PenaltyState(len(table.position), vocab_size, self._device)
+        self._penalties = PenaltyState(
+            len(table.position), vocab_size, backend.device.torch_device, transfers
+        )
 
     def add_row(self, new: NewRow) -> None:
         """Remember what the row's request asks for."""
@@ -98,6 +102,12 @@ class Sampler:
         """Forget a row."""
         self._features.discard(row)
 
+    def needs_logits(self, scheduled: list[ScheduledRow]) -> bool:
+        """Whether a row asks for more than the op `next_tokens` knows."""
+        features = self._features
+        special = (features.penalties, features.logprobs, features.bias, features.min_tokens)
+        return any(special) and any(row.row in rows for row in scheduled for rows in special)
+
     def sample(
         self, logits: torch.Tensor, rows: torch.Tensor, scheduled: list[ScheduledRow]
     ) -> SampledStep:
@@ -120,7 +130,8 @@ class Sampler:
             if row.row in features.logprobs
         }
         logprobs = self._logprobs(raw, tokens, counts) if counts else None
-        return SampledStep(tokens, torch.isfinite(largest), counts, logprobs)
+        self._table.last_token[rows] = tokens
+        return SampledStep(torch.where(torch.isfinite(largest), tokens, -1), counts, logprobs)
 
     def _sample_random(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         table, features = self._table, self._features
@@ -151,15 +162,15 @@ class Sampler:
         if not entries:
             return logits
         index, token, value = zip(*entries, strict=True)
-        where = torch.tensor((index, token), dtype=torch.int64).to(self._device)
-        amount = torch.tensor(value, dtype=torch.float32).to(self._device)
+        where = self._transfers.upload((index, token), torch.int64)
+        amount = self._transfers.upload(value, torch.float32)
         return logits.index_put((where[0], where[1]), amount, accumulate=True)
 
     def _logprobs(
         self, raw: torch.Tensor, tokens: torch.Tensor, counts: dict[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         if len(counts) < len(tokens):
-            index = torch.tensor(list(counts), dtype=torch.int64).to(self._device)
+            index = self._transfers.upload(list(counts), torch.int64)
             raw, tokens = raw[index], tokens[index]
         result: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
         result = self._ops.token_logprobs(raw, tokens, max(counts.values()))

@@ -157,7 +157,11 @@ class EngineHarness:
     def _observe(self, plan: StepPlan) -> None:
         scheduler, violations = self.config.scheduler, self.runner.violations
         self.plans.append(plan)
-        if not 0 < plan.num_tokens <= scheduler.max_num_batched_tokens:
+        if (
+            not 0
+            < plan.num_tokens
+            <= scheduler.token_budget(self.runner.info.max_num_batched_tokens)
+        ):
             violations.append(f"step {plan.step_id} has {plan.num_tokens} tokens")
         if len(plan.rows) > scheduler.max_num_seqs:
             violations.append(f"step {plan.step_id} has {len(plan.rows)} rows")

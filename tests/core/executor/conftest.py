@@ -1,19 +1,23 @@
-"""A tiny random Llama on the reference backend, driven by hand-written plans."""
+"""A tiny random Llama on the reference backend, driven by hand-written plans.
+
+Every test that uses `driver` runs twice: op by op, and with decode steps as (recorded) graphs.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from windlass.backend import BackendConfig, TorchBackend
+from windlass.backend import BackendConfig, GraphSupport, TorchBackend
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.executor.model_runner import TorchModelRunner
 from windlass.plugin import BackendSpec
 from windlass.request import SamplingParams
 from windlass.step import NewRow, ScheduledRow, StepHandle, StepPlan, StepResult
+from windlass.testing.recorded_graph import RecordingDevice
 
 BLOCK_SIZE = 4
 
@@ -111,15 +115,38 @@ class Driver:
         return tokens
 
 
-@pytest.fixture
-def driver(model_folder: Path) -> Iterator[Driver]:
+class GraphBackend(TorchBackend):
+    """The reference backend on a device that captures decode steps."""
+
+    def __init__(self) -> None:
+        spec = BackendSpec(name="reference", target="", device_type="cpu", priority=1)
+        super().__init__(spec, BackendConfig())
+        self.recording_device = RecordingDevice()
+        self.device = self.recording_device
+        self.capabilities = replace(self.capabilities, graph=GraphSupport.DECODE_UNIFORM)
+
+
+def load_runner(model_folder: Path, *, enforce_eager: bool) -> TorchModelRunner:
     config = EngineConfig(
         model=ModelConfig(model=str(model_folder), dtype="float32"),
         cache=CacheConfig(block_size=BLOCK_SIZE, num_blocks=400),
         scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=64),
+        backend=BackendConfig(enforce_eager=enforce_eager),
     )
-    spec = BackendSpec(name="reference", target="", device_type="cpu", priority=1)
-    runner = TorchModelRunner(config, TorchBackend(spec, BackendConfig()))
+    runner = TorchModelRunner(config, GraphBackend())
     runner.load()
+    return runner
+
+
+@pytest.fixture(params=["eager", "graphs"])
+def driver(model_folder: Path, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    runner = load_runner(model_folder, enforce_eager=request.param == "eager")
+    yield Driver(runner)
+    runner.close()
+
+
+@pytest.fixture
+def graph_driver(model_folder: Path) -> Iterator[Driver]:
+    runner = load_runner(model_folder, enforce_eager=False)
     yield Driver(runner)
     runner.close()

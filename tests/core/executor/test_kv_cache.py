@@ -132,3 +132,8 @@ def test_a_layer_that_attention_cannot_run_is_refused_at_load(
     monkeypatch.setattr(TorchAttention, "supports", supports)
     with pytest.raises(UnsupportedError, match="'reference' cannot run layer 0: no heads of 8"):
         allocate(model_folder, free=1 << 32)
+
+
+def test_a_budget_that_nobody_set_is_the_backends() -> None:
+    assert SchedulerConfig().token_budget(4096) == 4096
+    assert SchedulerConfig(max_num_batched_tokens=7).token_budget(4096) == 7
