@@ -9,7 +9,7 @@ import pytest
 from windlass import LLM, SamplingParams
 from windlass.config import Quantization
 
-FORMATS: tuple[Quantization, ...] = ("int8", "int4")
+FORMATS: tuple[Quantization, ...] = ("int8", "int4", "fp8")
 QUESTIONS = (
     "What is Windlass?",
     "what is a windlass",
@@ -73,7 +73,7 @@ def test_logprobs_stay_near_those_of_bf16(plain: LLM, rounded: LLM) -> None:
     far = [abs(a - b) for a, b in zip(exact, found, strict=True)]
     mean = sum(far) / len(far)
     print(f"{rounded.info.quantization}: logprobs differ by {mean:.4f} on average, {max(far):.2f}")
-    assert mean < {"int8": 0.05, "int4": 0.2}[str(rounded.info.quantization)]
+    assert mean < {"int8": 0.05, "int4": 0.2, "fp8": 0.1}[str(rounded.info.quantization)]
 
 
 def test_what_others_ask_changes_no_answer(rounded: LLM) -> None:

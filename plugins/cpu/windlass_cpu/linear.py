@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from windlass.backend import SUPPORTED, PackedWeight, Quantization, Support
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 from windlass_cpu.memory import map_memory
 
 _POINTER, _SIZE, _FLAG = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -20,8 +20,8 @@ class Kernels(NamedTuple):
     """The C functions of one weight format; `csrc/linear_<format>.h` describes them."""
 
     packed_bytes: Callable[..., int]
-    pack: Callable[..., None]
-    multiply: Callable[..., None]
+    pack: Callable[..., int]
+    multiply: Callable[..., int]
 
 
 @cache
@@ -33,26 +33,18 @@ def kernels(weight_format: str) -> Kernels:
     """
     library = load_library()
     prefix = f"windlass_linear_{weight_format}"
-    packed_bytes = library[f"{prefix}_packed_bytes"]
-    packed_bytes.argtypes, packed_bytes.restype = [_SIZE, _SIZE], _SIZE
-    pack = library[f"{prefix}_pack"]
-    pack.argtypes, pack.restype = [_POINTER, _FLAG, _SIZE, _SIZE, _SIZE, _POINTER], None
-    multiply = library[prefix]
-    multiply.argtypes = [
-        *(_POINTER, _SIZE, _SIZE),
-        *(_POINTER, _SIZE, _SIZE),
-        *(_POINTER, _POINTER, _SIZE, _FLAG),
-    ]
-    multiply.restype = None
-    return Kernels(packed_bytes, pack, multiply)
+    matrix = (_POINTER, _SIZE, _SIZE)
+    return Kernels(
+        declare(library, f"{prefix}_packed_bytes", _SIZE, _SIZE, result=_SIZE),
+        declare(library, f"{prefix}_pack", _POINTER, _FLAG, _SIZE, _SIZE, _SIZE, _POINTER),
+        declare(library, prefix, *matrix, *matrix, _POINTER, _POINTER, _SIZE, _FLAG),
+    )
 
 
 @cache
 def _gather() -> Callable[..., int]:
-    gather = load_library().windlass_linear_bf16_rows
-    gather.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER]
-    gather.restype = _FLAG
-    return gather
+    arguments = (_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER)
+    return declare(load_library(), "windlass_linear_bf16_rows", *arguments)
 
 
 class KernelWeight(PackedWeight):
@@ -163,13 +155,7 @@ class Int8Weight(KernelWeight):
 class Int4Weight(KernelWeight):
     """A weight rounded to int4 by groups of 32 inputs; activations to int8 by the same groups."""
 
-    weight_format = "int4_group32"
-
-
-class Int4Group128Weight(KernelWeight):
-    """A weight rounded to int4 by groups of 128 inputs: smaller and less exact."""
-
-    weight_format = "int4_group128"
+    weight_format = "int4"
 
 
 FORMATS: dict[Quantization | None, type[KernelWeight]] = {
@@ -185,7 +171,9 @@ def supports_pack_weight(weight: torch.Tensor, quantization: Quantization | None
         return Support.no("the weight is not a matrix on the CPU")
     if weight.dtype is not torch.bfloat16:
         return Support.no(f"the kernels multiply bfloat16, not {weight.dtype}")
-    packing = FORMATS[quantization]
+    packing = FORMATS.get(quantization)
+    if packing is None:
+        return Support.no(f"no kernel here multiplies {quantization} weights")
     if weight.shape[1] > packing.most_inputs:
         return Support.no(f"the kernels sum at most {packing.most_inputs} inputs")
     try:

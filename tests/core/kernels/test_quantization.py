@@ -7,7 +7,7 @@ from windlass.kernels import QuantizedWeight
 from windlass.kernels.quantization import INT4_GROUP
 from windlass.kernels.reference import pack_weight
 
-FORMATS = ("int8", "int4")
+FORMATS = ("int8", "int4", "fp8")
 every_format = pytest.mark.parametrize("quantization", FORMATS)
 
 
@@ -26,7 +26,7 @@ def test_pack_weight_rounds_only_when_asked() -> None:
     assert isinstance(pack_weight(weight, "int8"), QuantizedWeight)
 
 
-@pytest.mark.parametrize(("quantization", "most"), [("int8", 0.02), ("int4", 0.12)])
+@pytest.mark.parametrize(("quantization", "most"), [("int8", 0.02), ("int4", 0.12), ("fp8", 0.04)])
 @pytest.mark.parametrize("shape", [(1, 33, 7), (5, 64, 2100), (40, 320, 96)])
 def test_the_product_is_near_the_exact_one(
     quantization: str, most: float, shape: tuple[int, int, int]
@@ -54,6 +54,31 @@ def test_int4_keeps_weights_that_it_can_represent() -> None:
     assert torch.allclose(QuantizedWeight(weight, "int4").apply(unit).T, weight, rtol=1e-6, atol=0)
 
 
+def test_fp8_keeps_weights_that_it_can_represent_and_does_not_round_activations() -> None:
+    numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    finite = numbers[numbers.isfinite()]
+    weight = finite * torch.tensor([2.0**-9, 1.5, 0.0, -0.75, 64.0])[:, None]
+    packed = QuantizedWeight(weight, "fp8")
+    assert torch.allclose(packed.values(), weight, rtol=1e-6, atol=0)
+    x = random(3, len(finite))
+    assert torch.allclose(packed.apply(x), x @ weight.T, rtol=1e-5, atol=1e-2)
+
+
+def test_an_fp8_channel_with_infinity_becomes_nan_and_no_other() -> None:
+    weight = random(3, 40)
+    weight[1, 7] = float("inf")
+    values = QuantizedWeight(weight, "fp8").values()
+    assert values[1].isnan().any()
+    assert values[[0, 2]].isfinite().all()
+
+
+@every_format
+def test_the_product_is_that_of_the_values(quantization: str) -> None:
+    packed = QuantizedWeight(random(9, 70), quantization)  # type: ignore[arg-type]
+    assert packed.values().shape == (9, 70)
+    assert torch.allclose(packed.apply(torch.eye(70)).T, packed.values(), rtol=1e-6, atol=0)
+
+
 @every_format
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_result_has_the_dtype_of_the_activations(quantization: str, dtype: torch.dtype) -> None:
@@ -75,8 +100,8 @@ def test_a_row_does_not_depend_on_the_others(quantization: str) -> None:
     assert torch.equal(spoilt[2:], together[2:])
 
 
-@pytest.mark.parametrize(("quantization", "bits"), [("int8", 8), ("int4", 4.5)])
+@pytest.mark.parametrize(("quantization", "bits"), [("int8", 8), ("int4", 4.5), ("fp8", 8)])
 def test_its_bytes_are_those_of_integers_and_scales(quantization: str, bits: float) -> None:
     packed = QuantizedWeight(random(5000, 1024), quantization)  # type: ignore[arg-type]
-    scales = 4 * 5000 if quantization == "int8" else 0  # of int4 they count among the bits
+    scales = 0 if quantization == "int4" else 4 * 5000  # of int4 they count among the bits
     assert packed.nbytes == 5000 * 1024 * bits / 8 + scales

@@ -16,7 +16,7 @@ from windlass.config import ModelConfig
 from windlass.loader import LoadedModel, load_decoder
 
 SaveModel = Callable[..., Path]
-every_format = pytest.mark.parametrize("quantization", ["int8", "int4"])
+every_format = pytest.mark.parametrize("quantization", ["int8", "int4", "fp8"])
 
 
 def load(folder: Path, backend: Backend, **options: Any) -> LoadedModel:

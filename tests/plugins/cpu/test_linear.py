@@ -417,6 +417,7 @@ def test_only_bf16_matrices_are_taken() -> None:
     for dtype in (torch.float32, torch.float16):
         assert "bfloat16" in supports_pack_weight(torch.zeros(4, 4, dtype=dtype)).reason
     assert not supports_pack_weight(torch.zeros(4, dtype=torch.bfloat16))
+    assert "fp8" in supports_pack_weight(torch.zeros(4, 4, dtype=torch.bfloat16), "fp8").reason
 
 
 def test_inputs_beyond_what_integer_sums_hold_are_left_to_the_reference() -> None:
