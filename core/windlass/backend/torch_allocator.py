@@ -103,11 +103,28 @@ class TorchAllocator(Allocator):
     def swap(
         self, source: KVPool, destination: KVPool, pairs: torch.Tensor, stream: Stream
     ) -> Event:
-        """Copy block by block on `stream`; asynchronous when the host side is page-locked."""
+        """Copy on `stream`, after what the current stream holds; neighbours go in one copy.
+
+        Asynchronous when the host side is page-locked.
+        """
+        ready = self.device.event()
+        ready.record()
         with self.device.use(stream):
-            for old, new in pairs.tolist():
+            stream.wait_event(ready)
+            for old, new, count in _runs(pairs.tolist()):
                 for there, here in zip(source.parts, destination.parts, strict=True):
-                    here[new].copy_(there[old], non_blocking=True)
+                    here[new : new + count].copy_(there[old : old + count], non_blocking=True)
             event = self.device.event()
             event.record(stream)
         return event
+
+
+def _runs(pairs: list[list[int]]) -> list[tuple[int, int, int]]:
+    """(source, destination, count) of blocks that are neighbours on both sides, in any order."""
+    runs: list[tuple[int, int, int]] = []
+    for old, new in sorted(pairs):
+        if runs and (old, new) == (runs[-1][0] + runs[-1][2], runs[-1][1] + runs[-1][2]):
+            runs[-1] = (runs[-1][0], runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((old, new, 1))
+    return runs

@@ -70,6 +70,14 @@ def test_swap_moves_blocks_between_pools(backend: TorchBackend) -> None:
         assert torch.equal(here[[5, 2]], there[[1, 3]])
 
 
+def test_swap_copies_neighbours_whatever_their_order(backend: TorchBackend) -> None:
+    device, host = make_pool(backend, "device"), make_pool(backend, "host")
+    pairs = torch.tensor([[4, 1], [3, 5], [1, 3], [2, 4]])
+    backend.allocator.swap(device, host, pairs, backend.device.stream()).synchronize()
+    for there, here in zip(device.keys + device.values, host.keys + host.values, strict=True):
+        assert torch.equal(here[pairs[:, 1]], there[pairs[:, 0]])
+
+
 def test_the_budget_is_a_share_of_what_the_container_may_use(
     backend: TorchBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,61 @@
+"""Device memory: one region for the KV cache, activations that cannot fragment, pinned host memory."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from windlass.backend import Capabilities, Profile, TorchAllocator
+from windlass.errors import OutOfMemoryError
+from windlass_cuda.device import CudaDevice
+
+_GRAPHS = 512 << 20
+"""Bytes kept for the code and parameters of captured graphs, some 40 of a few hundred kernels."""
+
+_OWN_REGISTRATION = 1 << 20
+"""From this size page-locked memory is registered exactly: torch's pool rounds up to powers of 2.
+"""
+
+
+class CudaAllocator(TorchAllocator):
+    """Sizes the KV cache by running the largest step; the cache is one region at one address.
+
+    Activations come from torch's allocator in expandable segments: a step of new sizes grows a
+    mapping instead of leaving holes between blocks.
+    """
+
+    def __init__(self, device: CudaDevice, capabilities: Capabilities) -> None:
+        super().__init__(device, capabilities)
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+
+    def measure(
+        self, step: Callable[[], None], *, weights: int, activation_estimate: int
+    ) -> Profile:
+        """The measured peak, and what graphs of decode steps will take beside it.
+
+        The graphs' own pool holds the tensors of the largest decode step, whose logits dominate;
+        a quarter of the estimate for the largest step is more.
+        """
+        profile = super().measure(step, weights=weights, activation_estimate=activation_estimate)
+        return replace(profile, graph_estimate=_GRAPHS + activation_estimate // 4)
+
+    def host(self, nbytes: int, *, pinned: bool = False) -> torch.Tensor:
+        """Zero-filled host memory; page-locked in whole, registered with the driver when large.
+
+        Raises:
+            OutOfMemoryError: the driver cannot lock that much.
+        """
+        if not pinned or nbytes < _OWN_REGISTRATION:
+            return super().host(nbytes, pinned=pinned)
+        buffer = torch.zeros(nbytes, dtype=torch.uint8)
+        runtime, address = torch.cuda.cudart(), buffer.data_ptr()
+        if int(runtime.cudaHostRegister(address, nbytes, 0)):
+            raise OutOfMemoryError(
+                f"page-locking {nbytes / (1 << 30):.2f} GiB of host memory failed: the limit is "
+                "the memory that may be locked (ulimit -l)"
+            )
+        weakref.finalize(buffer.untyped_storage(), runtime.cudaHostUnregister, address)
+        return buffer

@@ -1,0 +1,49 @@
+"""Capturing and replaying on a real GPU."""
+
+import pytest
+import torch
+
+from windlass.errors import PluginError
+from windlass_cuda.graphs import CudaGraphPool
+
+
+def test_a_replay_works_on_the_tensors_of_the_capture(gpu: torch.device) -> None:
+    pool = CudaGraphPool(gpu)
+    number, results = torch.ones(4, device=gpu), []
+
+    def step() -> None:
+        results[:] = [number * 2 + 1]
+        number.add_(1)
+
+    graph = pool.capture(step, key="step", warmup=1)
+    assert graph.nodes == 3
+    assert number.tolist() == [2.0] * 4  # the warm-up ran; what was captured did not
+    graph.replay()
+    graph.replay()
+    assert number.tolist() == [4.0] * 4
+    assert results[0].tolist() == [7.0] * 4
+    assert pool.memory_bytes() > 0
+    graph.close()
+
+
+def test_graphs_share_memory(gpu: torch.device) -> None:
+    pool = CudaGraphPool(gpu)
+
+    def step(rows: int) -> None:
+        torch.zeros(rows, 1 << 20, device=gpu).add_(1)
+
+    pool.capture(lambda: step(64), key=64)
+    first = pool.memory_bytes()
+    pool.capture(lambda: step(32), key=32)
+    assert pool.memory_bytes() == first
+
+
+def test_an_empty_capture_is_an_error(gpu: torch.device) -> None:
+    with pytest.raises(PluginError, match="'nothing' is empty"):
+        CudaGraphPool(gpu).capture(lambda: None, key="nothing")
+
+
+def test_what_waits_for_the_device_cannot_be_captured(gpu: torch.device) -> None:
+    number = torch.ones(1, device=gpu)
+    with pytest.raises(RuntimeError, match="captur"):
+        CudaGraphPool(gpu).capture(lambda: print(number.add_(1).item()), key="reads")
