@@ -1,4 +1,4 @@
-"""Device memory: one region for the KV cache, activations that cannot fragment, pinned host memory."""
+"""One region for the KV cache, activations that cannot fragment, page-locked host memory."""
 
 from __future__ import annotations
 
