@@ -10,17 +10,17 @@ from windlass.kernels.triton.launch import RowConfig
 
 
 @triton.jit
-def silu(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def silu(x):
     """SiLU of float32 numbers."""
     return x / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def silu_mul_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    out,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    size,  # noqa: ANN001
+def silu_mul_kernel(
+    x,
+    out,
+    x_stride,
+    size,
     BLOCK: tl.constexpr,
     wait: tl.constexpr,
     release: tl.constexpr,

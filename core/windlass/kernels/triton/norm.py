@@ -13,19 +13,19 @@ from windlass.kernels.triton.launch import LaunchConfig
 
 
 @triton.jit
-def _normed(x, factors, eps, SIZE: tl.constexpr, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _normed(x, factors, eps, SIZE: tl.constexpr, DTYPE: tl.constexpr):
     """Norm of a float32 row, 0 beyond SIZE, times its weights; rounded as the reference rounds."""
     inverse = tl.rsqrt(tl.sum(x * x, axis=0) / SIZE + eps)
     return (x * inverse).to(DTYPE).to(tl.float32) * factors
 
 
 @triton.jit
-def rms_norm_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    out,  # noqa: ANN001
-    eps,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
+def rms_norm_kernel(
+    x,
+    weight,
+    out,
+    eps,
+    x_stride,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     wait: tl.constexpr,
@@ -45,15 +45,15 @@ def rms_norm_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def add_rms_norm_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    residual,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    out,  # noqa: ANN001
-    total,  # noqa: ANN001
-    eps,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    residual_stride,  # noqa: ANN001
+def add_rms_norm_kernel(
+    x,
+    residual,
+    weight,
+    out,
+    total,
+    eps,
+    x_stride,
+    residual_stride,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     wait: tl.constexpr,

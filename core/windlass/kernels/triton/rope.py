@@ -27,7 +27,7 @@ class HeadConfig(LaunchConfig):
 
 
 @triton.jit
-def _load_part(pointer, offsets, valid, start, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _load_part(pointer, offsets, valid, start, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """Channels `start` to `start + SIZE` of some heads, float32 `[heads, BLOCK]`, 0 beyond."""
     channel = tl.arange(0, BLOCK)
     mask = valid[:, None] & (channel < SIZE)[None, :]
@@ -36,12 +36,12 @@ def _load_part(pointer, offsets, valid, start, SIZE: tl.constexpr, BLOCK: tl.con
 
 
 @triton.jit
-def _store_part(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    pointer,  # noqa: ANN001
-    offsets,  # noqa: ANN001
-    valid,  # noqa: ANN001
-    start,  # noqa: ANN001
-    part,  # noqa: ANN001
+def _store_part(
+    pointer,
+    offsets,
+    valid,
+    start,
+    part,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -55,7 +55,7 @@ def _store_part(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _scaled(part, inverse, weight, start, DTYPE: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _scaled(part, inverse, weight, start, DTYPE: tl.constexpr, SIZE: tl.constexpr):
     """A part of normalised heads times its weights, rounded twice as the op `rms_norm` does."""
     channel = tl.arange(0, part.shape[1])
     factors = tl.load(weight + start + channel, mask=channel < SIZE, other=0.0).to(tl.float32)
@@ -64,13 +64,13 @@ def _scaled(part, inverse, weight, start, DTYPE: tl.constexpr, SIZE: tl.constexp
 
 
 @triton.jit
-def _load_rotated(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    pointer,  # noqa: ANN001
-    offsets,  # noqa: ANN001
-    valid,  # noqa: ANN001
-    cos_sin,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    eps,  # noqa: ANN001
+def _load_rotated(
+    pointer,
+    offsets,
+    valid,
+    cos_sin,
+    weight,
+    eps,
     HALF: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
     TAIL: tl.constexpr,
@@ -100,13 +100,13 @@ def _load_rotated(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _store_heads(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    pointer,  # noqa: ANN001
-    offsets,  # noqa: ANN001
-    valid,  # noqa: ANN001
-    first,  # noqa: ANN001
-    second,  # noqa: ANN001
-    tail,  # noqa: ANN001
+def _store_heads(
+    pointer,
+    offsets,
+    valid,
+    first,
+    second,
+    tail,
     HALF: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
     TAIL: tl.constexpr,
@@ -120,16 +120,16 @@ def _store_heads(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def rope_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query,  # noqa: ANN001
-    key,  # noqa: ANN001
-    query_out,  # noqa: ANN001
-    key_out,  # noqa: ANN001
-    positions,  # noqa: ANN001
-    cos_sin,  # noqa: ANN001
-    query_stride,  # noqa: ANN001
-    key_stride,  # noqa: ANN001
-    head_stride,  # noqa: ANN001
+def rope_kernel(
+    query,
+    key,
+    query_out,
+    key_out,
+    positions,
+    cos_sin,
+    query_stride,
+    key_stride,
+    head_stride,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -173,25 +173,25 @@ def rope_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def rope_and_write_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query,  # noqa: ANN001
-    key,  # noqa: ANN001
-    value,  # noqa: ANN001
-    positions,  # noqa: ANN001
-    cos_sin,  # noqa: ANN001
-    key_cache,  # noqa: ANN001
-    value_cache,  # noqa: ANN001
-    slot_mapping,  # noqa: ANN001
-    query_weight,  # noqa: ANN001
-    key_weight,  # noqa: ANN001
-    eps,  # noqa: ANN001
-    query_stride,  # noqa: ANN001
-    key_stride,  # noqa: ANN001
-    value_stride,  # noqa: ANN001
-    head_stride,  # noqa: ANN001
-    cache_block_stride,  # noqa: ANN001
-    cache_slot_stride,  # noqa: ANN001
-    cache_head_stride,  # noqa: ANN001
+def rope_and_write_kernel(
+    query,
+    key,
+    value,
+    positions,
+    cos_sin,
+    key_cache,
+    value_cache,
+    slot_mapping,
+    query_weight,
+    key_weight,
+    eps,
+    query_stride,
+    key_stride,
+    value_stride,
+    head_stride,
+    cache_block_stride,
+    cache_slot_stride,
+    cache_head_stride,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -249,18 +249,18 @@ def rope_and_write_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def write_kv_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    key,  # noqa: ANN001
-    value,  # noqa: ANN001
-    key_cache,  # noqa: ANN001
-    value_cache,  # noqa: ANN001
-    slot_mapping,  # noqa: ANN001
-    key_stride,  # noqa: ANN001
-    value_stride,  # noqa: ANN001
-    head_stride,  # noqa: ANN001
-    cache_block_stride,  # noqa: ANN001
-    cache_slot_stride,  # noqa: ANN001
-    cache_head_stride,  # noqa: ANN001
+def write_kv_kernel(
+    key,
+    value,
+    key_cache,
+    value_cache,
+    slot_mapping,
+    key_stride,
+    value_stride,
+    head_stride,
+    cache_block_stride,
+    cache_slot_stride,
+    cache_head_stride,
     NUM_KV_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     DIM: tl.constexpr,
