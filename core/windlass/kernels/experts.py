@@ -55,12 +55,12 @@ class DenseExperts(PackedExperts):
         self.nbytes = gate_up.nbytes + down.nbytes
 
     def apply(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Expert after expert, summed in float32.
+        """Expert after expert, summed in the dtype of `weights`.
 
         On the host an expert gets the tokens that chose it. A device would have to be waited for
         to know them, so there every expert gets all tokens, and the others count for nothing.
         """
-        out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        out = torch.zeros(x.shape, dtype=weights.dtype, device=x.device)
         if x.device.type == "cpu":
             for expert in ids.unique().tolist():
                 tokens, choice = (ids == expert).nonzero(as_tuple=True)
