@@ -43,7 +43,7 @@ class QuantizedConfig(LaunchConfig):
 
 
 @triton.jit
-def _tile(T, N, ROWS: tl.constexpr, CHANNELS: tl.constexpr, BAND: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _tile(T, N, ROWS: tl.constexpr, CHANNELS: tl.constexpr, BAND: tl.constexpr):
     """The first row and the first channel of this program's tile."""
     program = tl.program_id(0)
     row_tiles = tl.cdiv(T, ROWS)
@@ -55,13 +55,13 @@ def _tile(T, N, ROWS: tl.constexpr, CHANNELS: tl.constexpr, BAND: tl.constexpr):
 
 
 @triton.jit
-def _add_product(total, weight, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_product(total, weight, x):
     """`total` `[channels, rows]` plus a step's product, exact where operands are fp32."""
     return tl.dot(weight, tl.trans(x), total, input_precision="ieee")
 
 
 @triton.jit
-def _load_x(pointers, inputs, K, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _load_x(pointers, inputs, K, EVEN: tl.constexpr):
     """Activations `[rows, inputs]`; where K is no multiple of a step, 0 beyond it."""
     if EVEN:
         return tl.load(pointers)
@@ -69,7 +69,7 @@ def _load_x(pointers, inputs, K, EVEN: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _sum_of_splits(total, partial, arrived, SPLITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sum_of_splits(total, partial, arrived, SPLITS: tl.constexpr):
     """Store this split's total; whether all have arrived, and then the sum of all."""
     CHANNELS: tl.constexpr = total.shape[0]
     ROWS: tl.constexpr = total.shape[1]
@@ -90,7 +90,7 @@ def _sum_of_splits(total, partial, arrived, SPLITS: tl.constexpr):  # type: igno
 
 
 @triton.jit
-def _store(total, bias, out, out_stride, row, channel, T, N, BIAS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _store(total, bias, out, out_stride, row, channel, T, N, BIAS: tl.constexpr):
     """Add the bias and write the tile `[channels, rows]` to `out` `[T, N]`."""
     if BIAS:
         total += tl.load(bias + channel, mask=channel < N, other=0.0).to(tl.float32)[:, None]
@@ -100,17 +100,17 @@ def _store(total, bias, out, out_stride, row, channel, T, N, BIAS: tl.constexpr)
 
 
 @triton.jit
-def _finish(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    total,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    out,  # noqa: ANN001
-    out_stride,  # noqa: ANN001
-    partial,  # noqa: ANN001
-    arrived,  # noqa: ANN001
-    row,  # noqa: ANN001
-    channel,  # noqa: ANN001
-    T,  # noqa: ANN001
-    N,  # noqa: ANN001
+def _finish(
+    total,
+    bias,
+    out,
+    out_stride,
+    partial,
+    arrived,
+    row,
+    channel,
+    T,
+    N,
     SPLITS: tl.constexpr,
     BIAS: tl.constexpr,
 ):
@@ -124,21 +124,21 @@ def _finish(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def channel_scaled_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    scales,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    out,  # noqa: ANN001
-    partial,  # noqa: ANN001
-    arrived,  # noqa: ANN001
-    T,  # noqa: ANN001
-    N,  # noqa: ANN001
-    K,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    weight_stride,  # noqa: ANN001
-    out_stride,  # noqa: ANN001
-    steps,  # noqa: ANN001
+def channel_scaled_kernel(
+    x,
+    weight,
+    scales,
+    bias,
+    out,
+    partial,
+    arrived,
+    T,
+    N,
+    K,
+    x_stride,
+    weight_stride,
+    out_stride,
+    steps,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     INPUTS: tl.constexpr,
@@ -180,14 +180,14 @@ def channel_scaled_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def _dequantized(integers, scale, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _dequantized(integers, scale, DTYPE: tl.constexpr):
     """Offset integers 0 to 15 `[channels, 32]` times fp16 scales given as bits, in `DTYPE`."""
     factor = (scale & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
     return ((integers.to(tl.float32) - 8.0) * factor[:, None]).to(DTYPE)
 
 
 @triton.jit
-def _add_chunk(total, packed, scale, activations, first, K, EVEN: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_chunk(total, packed, scale, activations, first, K, EVEN: tl.constexpr):
     """`total` plus the product of a chunk: 64 inputs from `first`."""
     inputs = first + tl.arange(0, _CHUNK_BYTES)
     low = _load_x(activations, inputs, K, EVEN)
@@ -197,20 +197,20 @@ def _add_chunk(total, packed, scale, activations, first, K, EVEN: tl.constexpr):
 
 
 @triton.jit
-def int4_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    scales,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    out,  # noqa: ANN001
-    partial,  # noqa: ANN001
-    arrived,  # noqa: ANN001
-    T,  # noqa: ANN001
-    N,  # noqa: ANN001
-    K,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    out_stride,  # noqa: ANN001
-    steps,  # noqa: ANN001
+def int4_kernel(
+    x,
+    weight,
+    scales,
+    bias,
+    out,
+    partial,
+    arrived,
+    T,
+    N,
+    K,
+    x_stride,
+    out_stride,
+    steps,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -291,11 +291,17 @@ def channel_scaled_linear(
     padded with zeros to a multiple of `config.inputs`; `scales` float32 `[N]`. `arrived`: int32
     zeros, at least `tiles` of them where `config.splits` is over 1, which the kernel leaves zero;
     launches that share it must not run at the same time.
+
+    Raises:
+        ValueError: the operands do not fit each other or the tile.
     """
     rows, inputs = x.shape
     channels, padded = weight.shape
     steps, splits = _divided(-(-inputs // config.inputs), config.splits)
     count = tiles(rows, channels, config)
+    if not inputs <= padded or padded % config.inputs:
+        raise ValueError(f"{inputs} inputs, padded to {padded}, in steps of {config.inputs}")
+    _check(x, weight, out, arrived, splits, count)
     channel_scaled_kernel[(count, splits)](
         x,
         weight,
@@ -341,6 +347,9 @@ def int4_linear(
     chunks, channels, _ = weight.shape
     steps, splits = _divided(chunks, config.splits)
     count = tiles(rows, channels, config)
+    if not 0 <= chunks * INT4_CHUNK - inputs < INT4_CHUNK:
+        raise ValueError(f"{inputs} inputs of x meet {chunks} chunks of a weight")
+    _check(x, weight, out, arrived, splits, count)
     int4_kernel[(count, splits)](
         x,
         weight,
@@ -366,6 +375,20 @@ def int4_linear(
         release=config.release,
         **config.launch_options(),
     )
+
+
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    arrived: torch.Tensor,
+    splits: int,
+    count: int,
+) -> None:
+    if x.stride(1) != 1 or out.stride(1) != 1 or not weight.is_contiguous():
+        raise ValueError("x and out need contiguous rows, the weight must be contiguous")
+    if splits > 1 and arrived.numel() < count:
+        raise ValueError(f"{count} tiles need as many counters, not {arrived.numel()}")
 
 
 def _divided(steps: int, splits: int) -> tuple[int, int]:
