@@ -18,7 +18,7 @@ SMALLEST_DOT = 16
 
 def padded_channels(head_dim: int) -> int:
     """Channels of a head in a tile: a power of two."""
-    return max(SMALLEST_DOT, triton.next_power_of_2(head_dim))
+    return int(max(SMALLEST_DOT, triton.next_power_of_2(head_dim)))
 
 
 def check_pool(keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -32,17 +32,13 @@ def check_pool(keys: torch.Tensor, values: torch.Tensor) -> None:
 
 
 @triton.jit
-def lowest_visible(position, window: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def lowest_visible(position, window: tl.constexpr):
     """The first key position that a query at `position` sees."""
-    if window == 0:
-        lowest = position * 0
-    else:
-        lowest = tl.maximum(position - window + 1, 0)
-    return lowest
+    return position * 0 if window == 0 else tl.maximum(position - window + 1, 0)
 
 
 @triton.jit
-def product(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def product(a, b, total):
     """`total + a @ b` in float32; float32 factors are not rounded to tf32."""
     if a.dtype == tl.float32:
         total = tl.dot(a, b, total, input_precision="ieee")
@@ -52,7 +48,7 @@ def product(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 
 @triton.jit
-def cap(scores, softcap: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def cap(scores, softcap: tl.constexpr):
     """`softcap * tanh(scores / softcap)`, without overflow; 0: as they are."""
     if softcap != 0.0:
         grown = tl.exp2(scores * (2.0 * LOG2E / softcap))
@@ -61,12 +57,12 @@ def cap(scores, softcap: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa:
 
 
 @triton.jit
-def token_offsets(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    table,  # noqa: ANN001
-    start,  # noqa: ANN001
-    seq_len,  # noqa: ANN001
-    block_stride,  # noqa: ANN001
-    token_stride,  # noqa: ANN001
+def token_offsets(
+    table,
+    start,
+    seq_len,
+    block_stride,
+    token_stride,
     tile: tl.constexpr,
     block_size: tl.constexpr,
 ):
@@ -87,22 +83,22 @@ def token_offsets(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def attend_tiles(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query,  # noqa: ANN001
-    position,  # noqa: ANN001
-    total,  # noqa: ANN001
-    largest,  # noqa: ANN001
-    denominator,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    table,  # noqa: ANN001
-    begin,  # noqa: ANN001
-    end,  # noqa: ANN001
-    lowest,  # noqa: ANN001
-    seq_len,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    block_stride,  # noqa: ANN001
-    token_stride,  # noqa: ANN001
+def attend_tiles(
+    query,
+    position,
+    total,
+    largest,
+    denominator,
+    keys,
+    values,
+    table,
+    begin,
+    end,
+    lowest,
+    seq_len,
+    scale,
+    block_stride,
+    token_stride,
     window: tl.constexpr,
     softcap: tl.constexpr,
     masked: tl.constexpr,
@@ -158,17 +154,17 @@ def attend_tiles(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def finish_rows(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    total,  # noqa: ANN001
-    largest,  # noqa: ANN001
-    denominator,  # noqa: ANN001
-    head,  # noqa: ANN001
-    live,  # noqa: ANN001
-    out,  # noqa: ANN001
-    lse,  # noqa: ANN001
-    sinks,  # noqa: ANN001
-    out_offset,  # noqa: ANN001
-    lse_offset,  # noqa: ANN001
+def finish_rows(
+    total,
+    largest,
+    denominator,
+    head,
+    live,
+    out,
+    lse,
+    sinks,
+    out_offset,
+    lse_offset,
     head_dim: tl.constexpr,
     channels: tl.constexpr,
 ):

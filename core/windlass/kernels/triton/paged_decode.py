@@ -6,13 +6,11 @@ LeanAttention: Sanovar et al., 2024). Tiles are numbered head by head, row by ro
 has of a sequence that it shares goes to scratch memory with its log-sum-exp; the last program to
 arrive at a row and head adds up, always in the same order.
 
-R rows, Hq query heads, Hkv key-value heads in groups of G query heads, D channels, P programs. The
-host knows no length: `plan_decode` cuts on the device, once for all layers of a step.
+R rows, Hq query heads, Hkv key-value heads in groups of G query heads, D channels. The host knows
+no length: `windlass.kernels.triton.decode_plan` cuts on the device, once for all layers of a step.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -26,111 +24,16 @@ from windlass.kernels.triton.attention_tile import (
     lowest_visible,
     padded_channels,
 )
-from windlass.kernels.triton.launch import LaunchConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeConfig(LaunchConfig):
-    """`tile`: tokens in a tile. `minimum_run`: tiles that a program takes at least.
-
-    `programs_per_unit`: programs for each of the chip's compute units. `combine_numbers`: how many
-    partial results, counted in numbers, are added up at a time.
-    """
-
-    tile: int = 64
-    minimum_run: int = 2
-    programs_per_unit: int = 2
-    combine_numbers: int = 8192
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodePlan:
-    """How R rows are cut up, for all layers with one window.
-
-    `rows_end` int32 `[R+1]`: tiles of one head before each row; `first_row` int32 `[P]`: the row in
-    which a program starts; `arrivals` int32 `[R * Hkv]`: programs that have done their part of a
-    row and head, 0 between layers.
-    """
-
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    rows_end: torch.Tensor
-    first_row: torch.Tensor
-    arrivals: torch.Tensor
-    num_programs: int
-    window: int
-    config: DecodeConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodeScratch:
-    """Partial results of each program's first and last row: float32 `[2P, G, D]` and `[2P, G]`."""
-
-    partial: torch.Tensor
-    partial_lse: torch.Tensor
-
-    @classmethod
-    def allocate(
-        cls, num_programs: int, group: int, head_dim: int, device: torch.device
-    ) -> DecodeScratch:
-        """Scratch for all layers of a step, one after the other."""
-        shape = (2 * num_programs, group, head_dim)
-        return cls(
-            partial=torch.empty(shape, dtype=torch.float32, device=device),
-            partial_lse=torch.empty(shape[:2], dtype=torch.float32, device=device),
-        )
+from windlass.kernels.triton.decode_plan import DecodeConfig, DecodePlan, DecodeScratch, run_length
 
 
 @triton.jit
-def run_length(total_tiles, num_kv_heads: tl.constexpr, minimum_run: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Tiles of each program's run, where each head has `total_tiles`."""
-    share = tl.cdiv(total_tiles * num_kv_heads, tl.num_programs(0))
-    return tl.maximum(share, minimum_run)
-
-
-@triton.jit(do_not_specialize=["num_rows"])
-def plan_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    seq_lens,  # noqa: ANN001
-    rows_end,  # noqa: ANN001
-    first_row,  # noqa: ANN001
-    arrivals,  # noqa: ANN001
-    num_rows,  # noqa: ANN001
-    num_kv_heads: tl.constexpr,
-    minimum_run: tl.constexpr,
-    window: tl.constexpr,
-    tile: tl.constexpr,
-    padded_rows: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
-):
-    """Each program finds the row in which the attention program of its number starts."""
-    wait()
-    release()
-    program = tl.program_id(0)
-    row = tl.arange(0, padded_rows)
-    live = row < num_rows
-    seq_len = tl.load(seq_lens + row, mask=live, other=0)
-    tiles = tl.cdiv(seq_len, tile) - lowest_visible(seq_len - 1, window) // tile
-    tiles = tl.where(live, tiles, 0)
-    ends = tl.cumsum(tiles, 0)
-    total = tl.sum(tiles, 0)
-    start = (program * run_length(total, num_kv_heads, minimum_run)) % total
-    tl.store(first_row + program, tl.sum((live & (ends <= start)).to(tl.int32), 0))
-    if program == 0:
-        tl.store(rows_end, 0)
-        tl.store(rows_end + 1 + row, ends, mask=live)
-    counters = num_rows * num_kv_heads
-    for base in range(program * padded_rows, counters, tl.num_programs(0) * padded_rows):
-        tl.store(arrivals + base + row, row * 0, mask=base + row < counters)
-
-
-@triton.jit
-def combine_parts(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    partial,  # noqa: ANN001
-    partial_lse,  # noqa: ANN001
-    first_program,  # noqa: ANN001
-    last_program,  # noqa: ANN001
-    first_is_second,  # noqa: ANN001
+def combine_parts(
+    partial,
+    partial_lse,
+    first_program,
+    last_program,
+    first_is_second,
     group: tl.constexpr,
     group_lanes: tl.constexpr,
     head_dim: tl.constexpr,
@@ -170,31 +73,31 @@ def combine_parts(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def paged_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    out,  # noqa: ANN001
-    lse,  # noqa: ANN001
-    sinks,  # noqa: ANN001
-    seq_lens,  # noqa: ANN001
-    block_table,  # noqa: ANN001
-    rows_end,  # noqa: ANN001
-    first_row,  # noqa: ANN001
-    arrivals,  # noqa: ANN001
-    partial,  # noqa: ANN001
-    partial_lse,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    num_rows,  # noqa: ANN001
-    query_row_stride,  # noqa: ANN001
-    query_head_stride,  # noqa: ANN001
-    out_row_stride,  # noqa: ANN001
-    out_head_stride,  # noqa: ANN001
-    lse_row_stride,  # noqa: ANN001
-    table_stride,  # noqa: ANN001
-    block_stride,  # noqa: ANN001
-    token_stride,  # noqa: ANN001
-    head_stride,  # noqa: ANN001
+def paged_decode_kernel(
+    query,
+    keys,
+    values,
+    out,
+    lse,
+    sinks,
+    seq_lens,
+    block_table,
+    rows_end,
+    first_row,
+    arrivals,
+    partial,
+    partial_lse,
+    scale,
+    num_rows,
+    query_row_stride,
+    query_head_stride,
+    out_row_stride,
+    out_head_stride,
+    lse_row_stride,
+    table_stride,
+    block_stride,
+    token_stride,
+    head_stride,
     num_kv_heads: tl.constexpr,
     group: tl.constexpr,
     query_rows: tl.constexpr,
@@ -298,7 +201,7 @@ def paged_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
             first_program = row_begin // run
             last_program = (row_end - 1) // run
             if arrived == last_program - first_program:
-                total, largest, denominator = combine_parts(
+                sums, peaks, divisors = combine_parts(
                     partial,
                     partial_lse,
                     first_program,
@@ -311,72 +214,24 @@ def paged_decode_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
                     parts,
                 )
                 lane = tl.arange(0, group_lanes)
-                heads = kv_head * group + lane
+                lane_heads = kv_head * group + lane
                 finish_rows(
-                    total,
-                    largest,
-                    denominator,
-                    heads,
+                    sums,
+                    peaks,
+                    divisors,
+                    lane_heads,
                     lane < group,
                     out,
                     lse,
                     sinks,
-                    row64 * out_row_stride + heads * out_head_stride,
-                    row64 * lse_row_stride + heads,
+                    row64 * out_row_stride + lane_heads * out_head_stride,
+                    row64 * lse_row_stride + lane_heads,
                     head_dim,
                     channels,
                 )
                 tl.store(arrival, 0)
         tile_at = stop
         row = tl.where(row + 1 == num_rows, 0, row + 1)
-
-
-def plan_decode(
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
-    num_kv_heads: int,
-    num_units: int,
-    max_seq_len: int,
-    window: int,
-    config: DecodeConfig,
-) -> DecodePlan:
-    """Cut rows of `seq_lens` int32 `[R]` (each at least 1) with `block_table` int32 `[R, M]`.
-
-    `num_units` compute units are to be kept busy; `max_seq_len` is an upper bound.
-    """
-    num_rows, device = len(seq_lens), seq_lens.device
-    longest = min(max_seq_len, window + config.tile) if window else max_seq_len
-    tiles = num_rows * num_kv_heads * triton.cdiv(longest, config.tile)
-    useful = triton.cdiv(tiles, config.minimum_run)
-    num_programs = min(num_units * config.programs_per_unit, useful)
-    sizes = (num_rows + 1, num_programs, num_rows * num_kv_heads)
-    numbers = torch.empty(sum(sizes), dtype=torch.int32, device=device)
-    rows_end, first_row, arrivals = numbers.split(sizes)
-    plan_decode_kernel[(num_programs,)](
-        seq_lens,
-        rows_end,
-        first_row,
-        arrivals,
-        num_rows,
-        num_kv_heads,
-        config.minimum_run,
-        window,
-        config.tile,
-        max(32, triton.next_power_of_2(num_rows)),
-        config.wait,
-        config.release,
-        **config.launch_options(),
-    )
-    return DecodePlan(
-        seq_lens=seq_lens,
-        block_table=block_table,
-        rows_end=rows_end,
-        first_row=first_row,
-        arrivals=arrivals,
-        num_programs=num_programs,
-        window=window,
-        config=config,
-    )
 
 
 def decode_constants(

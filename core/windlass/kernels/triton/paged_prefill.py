@@ -34,27 +34,27 @@ class PrefillConfig(LaunchConfig):
 
 
 @triton.jit
-def paged_prefill_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    query,  # noqa: ANN001
-    keys,  # noqa: ANN001
-    values,  # noqa: ANN001
-    out,  # noqa: ANN001
-    lse,  # noqa: ANN001
-    sinks,  # noqa: ANN001
-    query_tiles,  # noqa: ANN001
-    cu_seqlens_q,  # noqa: ANN001
-    seq_lens,  # noqa: ANN001
-    block_table,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    query_row_stride,  # noqa: ANN001
-    query_head_stride,  # noqa: ANN001
-    out_row_stride,  # noqa: ANN001
-    out_head_stride,  # noqa: ANN001
-    lse_row_stride,  # noqa: ANN001
-    table_stride,  # noqa: ANN001
-    block_stride,  # noqa: ANN001
-    token_stride,  # noqa: ANN001
-    head_stride,  # noqa: ANN001
+def paged_prefill_kernel(
+    query,
+    keys,
+    values,
+    out,
+    lse,
+    sinks,
+    query_tiles,
+    cu_seqlens_q,
+    seq_lens,
+    block_table,
+    scale,
+    query_row_stride,
+    query_head_stride,
+    out_row_stride,
+    out_head_stride,
+    lse_row_stride,
+    table_stride,
+    block_stride,
+    token_stride,
+    head_stride,
     num_kv_heads: tl.constexpr,
     group: tl.constexpr,
     query_rows: tl.constexpr,
