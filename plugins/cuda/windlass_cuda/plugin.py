@@ -15,12 +15,14 @@ from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
+    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
     installed_torch,
 )
 from windlass_cuda.nvml import DRIVER_NOT_LOADED, Nvml, NvmlError, load_library
+from windlass_cuda.providers import op_providers
 
 SPEC = BackendSpec(
     name="cuda", target="windlass_cuda.backend:CudaBackend", device_type="cuda", priority=500
@@ -44,6 +46,12 @@ def windlass_probe() -> Availability:
         pci=Path("/sys/bus/pci/devices"),
         environ=os.environ,
     )
+
+
+@hookimpl
+def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
+    """Offer the Triton kernels."""
+    return op_providers(arch) if backend == SPEC.name else ()
 
 
 @dataclass(frozen=True)

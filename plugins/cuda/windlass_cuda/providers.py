@@ -1,0 +1,35 @@
+"""Which ops the Triton kernels offer; nothing of them is imported here."""
+
+from __future__ import annotations
+
+from windlass.plugin import OpProvider
+
+_OPS = (
+    "rms_norm",
+    "add_rms_norm",
+    "rope",
+    "silu_mul",
+    "begin_decode",
+    "next_tokens",
+    "greedy",
+    "sample",
+    "penalties",
+    "token_logprobs",
+)
+_OLDEST = 80
+
+OP_PROVIDERS = tuple(
+    OpProvider(op=op, name="windlass_cuda", target=f"windlass_cuda.ops:{op}", priority=100)
+    for op in _OPS
+)
+"""They take every call, so no choice is made at each call."""
+
+
+def op_providers(arch: str) -> tuple[OpProvider, ...]:
+    """The ops for an architecture such as "sm_90"; none for chips older than sm_80.
+
+    A MIG instance does not tell its architecture: only newer chips have those.
+    """
+    if arch and int(arch.removeprefix("sm_")) < _OLDEST:
+        return ()
+    return OP_PROVIDERS
