@@ -1,8 +1,8 @@
 """A linear layer over few rows, together with the norm before it and the gate after it.
 
-Every program holds some rows of the weight and all rows of the input. It multiplies and sums without
-matrix instructions: at up to eight rows the time is that of reading the weight once. A norm over
-the input is cheap enough to be computed again by every program.
+Every program takes some rows of the weight and all rows of the input. It multiplies and sums
+without matrix instructions: at up to eight rows the time is that of reading the weight once. A norm
+over the input is cheap enough to be computed again by every program.
 
 T tokens (rows), N outputs, K inputs, I intermediate size. Rounding points are those of the ops
 `add_rms_norm`, linear and `silu_mul`, one after the other.
@@ -48,11 +48,11 @@ class Norm:
 
 
 @triton.jit
-def weight_tile(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    weight,  # noqa: ANN001
-    first_row,  # noqa: ANN001
-    first_k,  # noqa: ANN001
-    N,  # noqa: ANN001
+def weight_tile(
+    weight,
+    first_row,
+    first_k,
+    N,
     K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -75,13 +75,13 @@ def weight_tile(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def _stream(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    residual,  # noqa: ANN001
-    row,  # noqa: ANN001
-    inputs,  # noqa: ANN001
-    mask,  # noqa: ANN001
+def _stream(
+    x,
+    x_stride,
+    residual,
+    row,
+    inputs,
+    mask,
     K: tl.constexpr,
     ADD: tl.constexpr,
 ):
@@ -94,14 +94,14 @@ def _stream(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _normed(stream, inverse_rms, weight, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _normed(stream, inverse_rms, weight, DTYPE: tl.constexpr):
     """The norm's output, with its two roundings, in fp32."""
     rounded = (stream * inverse_rms).to(DTYPE).to(tl.float32)
     return (weight.to(tl.float32) * rounded).to(DTYPE).to(tl.float32)
 
 
 @triton.jit
-def _add_product(accumulator, tile, vector, row, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _add_product(accumulator, tile, vector, row, BLOCK_M: tl.constexpr):
     """Add the tile `[BLOCK_N, BLOCK_K]` times the input row `row` to `[BLOCK_M, BLOCK_N]`."""
     product = tl.sum(tile.to(tl.float32) * vector[None, :], axis=1)
     if BLOCK_M == 1:
@@ -113,7 +113,7 @@ def _add_product(accumulator, tile, vector, row, BLOCK_M: tl.constexpr):  # type
 
 
 @triton.jit
-def with_bias(accumulator, bias, outputs, N, DTYPE: tl.constexpr, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def with_bias(accumulator, bias, outputs, N, DTYPE: tl.constexpr, HAS_BIAS: tl.constexpr):
     """`[BLOCK_M, BLOCK_N]` plus the bias of `outputs`, rounded once to `DTYPE`."""
     if HAS_BIAS:
         accumulator += tl.load(bias + outputs, outputs < N, 0.0).to(tl.float32)[None, :]
@@ -121,18 +121,18 @@ def with_bias(accumulator, bias, outputs, N, DTYPE: tl.constexpr, HAS_BIAS: tl.c
 
 
 @triton.jit(do_not_specialize=["M", "eps"])
-def fused_linear_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    residual,  # noqa: ANN001
-    norm_weight,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    out,  # noqa: ANN001
-    new_residual,  # noqa: ANN001
-    M,  # noqa: ANN001
-    N,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    eps,  # noqa: ANN001
+def fused_linear_kernel(
+    x,
+    residual,
+    norm_weight,
+    weight,
+    bias,
+    out,
+    new_residual,
+    M,
+    N,
+    x_stride,
+    eps,
     K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -173,9 +173,9 @@ def fused_linear_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
     inverse_rms = tl.zeros([BLOCK_M], dtype=tl.float32)
     if NORM:
         for row in tl.static_range(BLOCK_M):
-            mask = all_inputs < tl.where(M > row, K, 0)
+            mask = all_inputs < tl.where(row < M, K, 0)
             stream = _stream(x, x_stride, residual, row, all_inputs, mask, K, ADD)
-            if ADD:
+            if ADD:  # noqa: SIM102 - a constant of the kernel, not a condition
                 if program == row % tl.num_programs(0):
                     tl.store(new_residual + row * K + all_inputs, stream.to(dtype), mask)
             inverse = tl.rsqrt(tl.sum(stream * stream, axis=0) / K + eps)
@@ -225,15 +225,15 @@ def fused_linear_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @triton.jit
-def _input(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    residual,  # noqa: ANN001
-    norm_weight,  # noqa: ANN001
-    inverse_rms,  # noqa: ANN001
+def _input(
+    x,
+    x_stride,
+    residual,
+    norm_weight,
+    inverse_rms,
     row: tl.constexpr,
-    start,  # noqa: ANN001
-    M,  # noqa: ANN001
+    start,
+    M,
     K: tl.constexpr,
     BLOCK_K: tl.constexpr,
     NORM: tl.constexpr,
@@ -241,7 +241,7 @@ def _input(  # type: ignore[no-untyped-def]  # noqa: ANN202
 ):
     """What the weight multiplies: `BLOCK_K` inputs of a row from `start`, normed where asked."""
     inputs = start + tl.arange(0, BLOCK_K)
-    mask = inputs < tl.where(M > row, K, 0)
+    mask = inputs < tl.where(row < M, K, 0)
     vector = _stream(x, x_stride, residual, row, inputs, mask, K, ADD)
     if NORM:
         rows = tl.arange(0, inverse_rms.shape[0])

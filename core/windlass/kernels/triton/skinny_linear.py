@@ -24,11 +24,11 @@ MIN_BLOCK_N = 16
 
 
 @triton.jit
-def _input_tile(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
-    start,  # noqa: ANN001
-    M,  # noqa: ANN001
+def _input_tile(
+    x,
+    x_stride,
+    start,
+    M,
     K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -43,22 +43,22 @@ def _input_tile(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _dot(tile, x_tile, total, PRECISION: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _dot(tile, x_tile, total, PRECISION: tl.constexpr):
     """`total` `[BLOCK_N, BLOCK_M]` plus the weight's tile times the transposed input's."""
     return tl.dot(tile, tl.trans(x_tile), total, input_precision=PRECISION)
 
 
 @triton.jit(do_not_specialize=["M"])
-def skinny_linear_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x,  # noqa: ANN001
-    weight,  # noqa: ANN001
-    bias,  # noqa: ANN001
-    out,  # noqa: ANN001
-    partial,  # noqa: ANN001
-    counters,  # noqa: ANN001
-    M,  # noqa: ANN001
-    N,  # noqa: ANN001
-    x_stride,  # noqa: ANN001
+def skinny_linear_kernel(
+    x,
+    weight,
+    bias,
+    out,
+    partial,
+    counters,
+    M,
+    N,
+    x_stride,
     K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
