@@ -55,22 +55,31 @@ class DenseExperts(PackedExperts):
         self.nbytes = gate_up.nbytes + down.nbytes
 
     def apply(self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Expert after expert, summed in the dtype of `weights`.
+        """Expert after expert, summed in the dtype of `weights`."""
+        # On the host an expert gets only the tokens that chose it; a device would have to be
+        # waited for to know them.
+        on_host = x.device.type == "cpu"
+        return (self.sum_over_chosen if on_host else self.sum_over_all)(x, weights, ids)
 
-        On the host an expert gets the tokens that chose it. A device would have to be waited for
-        to know them, so there every expert gets all tokens, and the others count for nothing.
-        """
+    def sum_over_chosen(
+        self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """As `apply`, each expert over the tokens that chose it."""
         out = torch.zeros(x.shape, dtype=weights.dtype, device=x.device)
-        if x.device.type == "cpu":
-            for expert in ids.unique().tolist():
-                tokens, choice = (ids == expert).nonzero(as_tuple=True)
-                part = self._expert(expert, x[tokens]) * weights[tokens, choice, None]
-                out.index_add_(0, tokens, part)
-            return out.to(x.dtype)
+        for expert in sorted(set(ids.flatten().tolist())):
+            tokens, choice = (ids == expert).nonzero(as_tuple=True)
+            part = self._expert(expert, x[tokens]) * weights[tokens, choice, None]
+            out.index_add_(0, tokens, part)
+        return out.to(x.dtype)
+
+    def sum_over_all(
+        self, x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """As `apply`, each expert over all tokens: wasteful, but the host need not know `ids`."""
+        out = torch.zeros(x.shape, dtype=weights.dtype, device=x.device)
         for expert in range(len(self.gate_up)):
             chosen = ids == expert
-            weight = (weights * chosen).sum(dim=1, keepdim=True)
-            part = self._expert(expert, x) * weight
+            part = self._expert(expert, x) * (weights * chosen).sum(dim=1, keepdim=True)
             out += torch.where(chosen.any(dim=1, keepdim=True), part, 0.0)
         return out.to(x.dtype)
 

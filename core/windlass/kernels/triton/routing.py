@@ -220,4 +220,4 @@ def plan_tiles(
 
 def bins(num_experts: int) -> int:
     """Bins of `plan_kernel`'s histogram: one for each expert and for what is none."""
-    return max(32, triton.next_power_of_2(num_experts + 1))
+    return max(32, int(triton.next_power_of_2(num_experts + 1)))
