@@ -79,85 +79,66 @@ class GroupedExperts(PackedExperts):
         return grouped_experts(x.contiguous(), self.gate_up, self.down, weights, ids, config)
 
 
-_SHAPES = {"qwen3_30b_a3b": (128, 8, 2048, 768), "mixtral_8x7b": (8, 2, 4096, 14336)}
-"""Experts, experts of a token, hidden and intermediate size."""
+_EXPERTS, _TOP_K, _HIDDEN, _INTERMEDIATE = 128, 8, 2048, 768
+"""Of Qwen3-30B-A3B."""
 
 
 def expert_kernel_specs(arch: str) -> list[KernelSpec]:
-    """Every kernel with every tile that `choose` takes on `arch`, in bf16, for two models."""
+    """Every kernel with every tile that `choose` takes on `arch`, in bf16."""
+    configs = expert_configs(arch)
+    total = {"SIZE": _HIDDEN, "TOP_K": _TOP_K, "BLOCK": configs[0].total.block}
     return [
-        spec
-        for model, shape in _SHAPES.items()
-        for spec in (
-            *_routing_specs(arch, model, *shape[:2]),
-            *(
-                spec
-                for config in expert_configs(arch)
-                for spec in _product_specs(arch, model, config, *shape)
-            ),
-        )
+        *_routing_specs(arch, configs[-1]),
+        *(spec for config in configs for spec in _product_specs(arch, config)),
+        _spec("experts_total", total_kernel, total, configs[0].total),
     ]
 
 
-def _routing_specs(arch: str, model: str, experts: int, top_k: int) -> list[KernelSpec]:
-    config = route_config(arch)
-    constants = {
-        "NUM_EXPERTS": experts,
-        "TOP_K": top_k,
+def _routing_specs(arch: str, config: ExpertsConfig) -> list[KernelSpec]:
+    routing, plan = route_config(arch), config.plan
+    assert plan is not None
+    routed = {
+        "NUM_EXPERTS": _EXPERTS,
+        "TOP_K": _TOP_K,
         "RENORMALIZE": True,
-        "EXPERTS": triton.next_power_of_2(experts),
-        "SLOTS": triton.next_power_of_2(top_k),
-        "TOKENS": config.tokens,
+        "EXPERTS": triton.next_power_of_2(_EXPERTS),
+        "SLOTS": triton.next_power_of_2(_TOP_K),
+        "TOKENS": routing.tokens,
     }
-    specs = [_spec(f"route_experts_{model}", route_kernel, constants, config)]
-    for experts_config in expert_configs(arch):
-        plan, block_m = experts_config.plan, experts_config.block_m
-        if plan is not None:
-            constants = {
-                "NUM_EXPERTS": experts,
-                "BINS": bins(experts),
-                "BLOCK_M": block_m,
-                "BLOCK": plan.block,
-            }
-            specs.append(_spec(f"plan_tiles_{model}_{block_m}", plan_kernel, constants, plan))
-    return specs
+    planned = {
+        "NUM_EXPERTS": _EXPERTS,
+        "BINS": bins(_EXPERTS),
+        "BLOCK_M": config.block_m,
+        "BLOCK": plan.block,
+    }
+    return [
+        _spec("route_experts", route_kernel, routed, routing),
+        _spec("plan_tiles", plan_kernel, planned, plan),
+    ]
 
 
-def _product_specs(
-    arch: str,
-    model: str,
-    config: ExpertsConfig,
-    experts: int,
-    top_k: int,
-    hidden: int,
-    intermediate: int,
-) -> list[KernelSpec]:
-    del experts
+def _product_specs(arch: str, config: ExpertsConfig) -> list[KernelSpec]:
     shared = {
-        "HIDDEN": hidden,
-        "INTERMEDIATE": intermediate,
+        "HIDDEN": _HIDDEN,
+        "INTERMEDIATE": _INTERMEDIATE,
         "PLANNED": config.plan is not None,
-        "CHOICES": triton.next_power_of_2(config.block_m * top_k),
+        "CHOICES": triton.next_power_of_2(config.block_m * _TOP_K),
         "BLOCK_M": config.block_m,
     }
-    name = f"{model}_{config.block_m}" + ("" if config.plan else "_unplanned")
-    total = {"SIZE": hidden, "TOP_K": top_k, "BLOCK": config.total.block}
+    name = f"{config.block_m}" + ("" if config.plan else "_unplanned")
     kernels = {
-        "gate_up": (gate_up_kernel, {**shared, "TOP_K": top_k}, config.gate_up),
+        "gate_up": (gate_up_kernel, {**shared, "TOP_K": _TOP_K}, config.gate_up),
         "down": (down_kernel, shared, config.down),
     }
     return [
-        *(
-            _spec(
-                f"experts_{kind}_{name}",
-                kernel,
-                {**constants, **_blocks(product)},
-                product,
-                wgmma=arch == "sm_90" and (product.swap or config.block_m >= 64),
-            )
-            for kind, (kernel, constants, product) in kernels.items()
-        ),
-        _spec(f"experts_total_{name}", total_kernel, total, config.total),
+        _spec(
+            f"experts_{kind}_{name}",
+            kernel,
+            {**constants, **_blocks(product)},
+            product,
+            wgmma=arch == "sm_90" and (product.swap or config.block_m >= 64),
+        )
+        for kind, (kernel, constants, product) in kernels.items()
     ]
 
 

@@ -18,11 +18,26 @@ _OPS = (
 )
 _OLDEST = 80
 
-OP_PROVIDERS = tuple(
-    OpProvider(op=op, name="windlass_cuda", target=f"windlass_cuda.ops:{op}", priority=100)
-    for op in _OPS
+OP_PROVIDERS = (
+    *(
+        OpProvider(op=op, name="windlass_cuda", target=f"windlass_cuda.ops:{op}", priority=100)
+        for op in _OPS
+    ),
+    OpProvider(
+        op="route_experts",
+        name="windlass_cuda",
+        target="windlass_cuda.experts:route_experts",
+        priority=100,
+    ),
+    OpProvider(
+        op="pack_experts",
+        name="windlass_cuda",
+        target="windlass_cuda.experts:pack_experts",
+        supports="windlass_cuda.experts:supports_pack_experts",
+        priority=100,
+    ),
 )
-"""They take every call, so no choice is made at each call."""
+"""All but `pack_experts` take every call, so no choice is made at each call."""
 
 
 def op_providers(arch: str) -> tuple[OpProvider, ...]:
