@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import subprocess
 import tempfile
@@ -20,9 +19,9 @@ from windlass.kernels.triton.launch import KernelSpec, LaunchConfig
 from windlass_cuda import row_tuning
 
 _OTHERS = (
-    ("windlass_cuda.attention", "attention_kernel_specs"),
-    ("windlass_cuda.linear_kernel_specs", "linear_kernel_specs"),
-    ("windlass_cuda.experts_kernel_specs", "experts_kernel_specs"),
+    "windlass_cuda.linear:linear_kernel_specs",
+    "windlass_cuda.quantized:quantized_kernel_specs",
+    "windlass_cuda.experts:expert_kernel_specs",
 )
 _FIRST_WITH_FP8 = 89
 _KIB = 1024
@@ -51,9 +50,9 @@ def has_fp8(arch: str) -> bool:
 def kernel_specs(arch: str) -> list[KernelSpec]:
     """The kernels of the whole plugin, as they are launched on `arch`."""
     specs = row_kernel_specs(arch)
-    for module, function in _OTHERS:
-        if importlib.util.find_spec(module) is not None:
-            specs += getattr(importlib.import_module(module), function)(arch)
+    for target in _OTHERS:
+        module, _, function = target.partition(":")
+        specs += getattr(importlib.import_module(module), function)(arch)
     return specs
 
 
@@ -92,7 +91,7 @@ def _spec(name: str, function: Any, use: _Use) -> KernelSpec:  # noqa: ANN401
 
 
 def _row_ops(arch: str) -> Iterator[KernelSpec]:
-    for size in (1024, 4096, 5120):
+    for size in (4096, 5120):
         config = row_tuning.norm_config(arch, size)
         constants = {"SIZE": size, "BLOCK": triton.next_power_of_2(size)}
         yield _spec(
@@ -133,7 +132,6 @@ def _row_ops(arch: str) -> Iterator[KernelSpec]:
 
 def _rotations(arch: str) -> Iterator[KernelSpec]:
     yield _rotation(arch, "bf16", 128, 0, norm=True)
-    yield _rotation(arch, "bf16", 64, 0, norm=False)
     yield _rotation(arch, "bf16", 96, 48, norm=False)
     yield from _cache_writes(arch, "bf16")
     if has_fp8(arch):
