@@ -28,7 +28,7 @@ def device() -> torch.device:
 def weight_on(device: torch.device, outputs: int = 80, inputs: int = 96) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, generator=generator) * inputs**-0.5
-    return weight.to(device, torch.float16)
+    return weight.to(device=device, dtype=torch.float16)
 
 
 def packed(weight: torch.Tensor) -> GpuWeight:
