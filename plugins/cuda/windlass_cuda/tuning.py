@@ -1,7 +1,7 @@
 """Which tiles, warps and stages the attention kernels take on which chip, and who prefills.
 
-Values for a chip that is not in a table are those of the newest one before it. The loop over tiles
-looks a block up before it reads it, so a pipeline of 2 n + 1 stages has n tiles under way.
+The loop over tiles looks a block up before it reads it, so a pipeline of 2 n + 1 stages has n tiles
+under way.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from windlass.kernels.triton.rope import HeadConfig
 from windlass_cuda.overlap import overlap
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-"""Chips with entries of their own; every later one takes its predecessor's."""
+"""Chips with entries of their own; those after each take its entries, from sm_120 on sm_80's."""
 
-SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
-"""Bytes that one program may take (CUDA programming guide, compute capabilities)."""
+SHARED_MEMORY = {"sm_80": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
+"""Bytes that one program may take (CUDA programming guide, compute capabilities).
+
+sm_80 itself has 163 KiB, but its entries serve sm_86, sm_89 and sm_120 too.
+"""
+
+_FIRST_SMALL_BLACKWELL = 120
 
 CUDNN_LENGTH_MULTIPLE = 256
 """cuDNN builds a plan for every length, so prompts are padded to a multiple of this."""
@@ -79,6 +84,8 @@ _PREFILL_FLOAT32 = {256: (32, 16, 8, 1)}
 def known(arch: str) -> str:
     """The architecture whose entries `arch` ("sm_90") takes."""
     number = int(arch.removeprefix("sm_"))
+    if number >= _FIRST_SMALL_BLACKWELL:
+        return ARCHITECTURES[0]
     before = [name for name in ARCHITECTURES if int(name.removeprefix("sm_")) <= number]
     return before[-1] if before else ARCHITECTURES[0]
 

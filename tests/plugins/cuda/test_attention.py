@@ -24,7 +24,7 @@ from windlass_cuda.attention import CudaAttention
 from windlass_cuda.torch_prefill import PrefillProvider, TorchFlash
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-MIXED = [(1, 90), (1, 0), (5, 70), (80, 0), (40, 100)]
+MIXED = [(1, 70), (1, 0), (5, 20), (40, 0), (33, 30)]
 """Query tokens and tokens cached before them."""
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 DTYPE = torch.float16 if INTERPRETED else torch.bfloat16
@@ -39,21 +39,22 @@ def attention() -> CudaAttention:
     return CudaAttention(arch, properties.multi_processor_count, torch.device("cuda"))
 
 
-def step_of(
-    chunks: list[tuple[int, int]], own: CudaAttention | None = None, **kwargs: object
-) -> tuple[CudaAttention, PagedStep]:
+def torch_backend() -> TorchBackend:
     kind = "cpu" if INTERPRETED else "cuda"
     spec = BackendSpec(name="test", target="none:None", device_type=kind, priority=0)
-    backend = TorchBackend(spec, BackendConfig())
-    backend.attention = own or attention()
+    return TorchBackend(spec, BackendConfig())
+
+
+def step_of(chunks: list[tuple[int, int]], **kwargs: object) -> tuple[CudaAttention, PagedStep]:
+    """A step over a cache that torch's operations have written."""
     step = build_step(
-        backend,
+        torch_backend(),
         query_lens=[new for new, _ in chunks],
         seq_lens=[new + history for new, history in chunks],
         layout=KVLayout(order="LBHNC", block_size=64),
         **kwargs,  # type: ignore[arg-type]
     )
-    return backend.attention, step
+    return attention(), step
 
 
 def check(own: CudaAttention, step: PagedStep, params: AttentionParams) -> None:
@@ -67,23 +68,24 @@ def check(own: CudaAttention, step: PagedStep, params: AttentionParams) -> None:
 
 
 @pytest.mark.parametrize("chunks", [MIXED, MIXED[:2], MIXED[3:]])
-@pytest.mark.parametrize("window", [0, 40])
-def test_steps(chunks: list[tuple[int, int]], window: int) -> None:
-    check(*step_of(chunks, dtype=DTYPE), AttentionParams(scale=0.25, window=window))
+def test_steps(chunks: list[tuple[int, int]]) -> None:
+    own, step = step_of(chunks, dtype=DTYPE)
+    for window in (0, 40):
+        check(own, step, AttentionParams(scale=0.25, window=window))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("kv_dtype", [None, torch.float8_e4m3fn])
 def test_cache_dtypes(dtype: torch.dtype, kv_dtype: torch.dtype | None) -> None:
-    own, step = step_of([(1, 70), (20, 50)], dtype=dtype, kv_dtype=kv_dtype)
+    own, step = step_of([(1, 70), (20, 0)], dtype=dtype, kv_dtype=kv_dtype)
     check(own, step, AttentionParams(scale=0.25))
 
 
 def test_layers_with_different_windows_share_a_plan() -> None:
-    own, step = step_of([(1, 150), (1, 3)], dtype=DTYPE)
+    own, step = step_of([(1, 80), (1, 3)], dtype=DTYPE)
     plan = own.plan(step.batch, step.pool, capture=True)
     own.plan_in_graph(plan)
-    for window in (0, 70, 0):
+    for window in (0, 10, 0):
         params = AttentionParams(scale=0.25, window=window)
         out = torch.full_like(step.query, torch.nan)
         own.run(step.pool, LAYER, step.query, plan, params, out)
@@ -94,10 +96,7 @@ def test_layers_with_different_windows_share_a_plan() -> None:
 def test_rope_and_write() -> None:
     """What the fused launch stores and returns is what the ops would."""
     own, step = step_of([(4, 0)], dtype=DTYPE, head_dim=32)
-    backend = TorchBackend(
-        BackendSpec(name="test", target="none:None", device_type="cpu", priority=0),
-        BackendConfig(),
-    )
+    backend = torch_backend()
     device = step.query.device
     fused = torch.randn(4, 8, 32, device=device).to(DTYPE)
     positions = torch.arange(4, device=device)
@@ -107,13 +106,24 @@ def test_rope_and_write() -> None:
     arguments = (positions, cos_sin, slots, HeadNorm(weight, weight, 1e-6), backend.ops)
     stored = []
     for attend in (own, backend.attention):
-        query, key, value = fused.clone().split((4, 2, 2), dim=1)
+        query, key, value = fused.clone().tensor_split((4, 6), dim=1)
         rotated = attend.rope_and_write(step.pool, 0, query, key, value, *arguments)
-        stored.append(
-            (rotated, step.pool.keys[0][1, :4].clone(), step.pool.values[0][1, :4].clone())
-        )
+        written = (side[0][1, :4].clone() for side in (step.pool.keys, step.pool.values))
+        stored.append((rotated, *written))
     for actual, expected in zip(*stored, strict=True):
         torch.testing.assert_close(actual, expected, atol=2e-2, rtol=1e-2)
+
+
+def test_write_kv() -> None:
+    own, step = step_of([(3, 0)], dtype=DTYPE)
+    key, value = torch.randn(2, 3, 2, 16, device=step.query.device).to(DTYPE)
+    slots = torch.tensor([70, -1, 64], device=step.query.device)
+    before = step.pool.keys[LAYER].nan_to_num(7.0).clone()
+    own.write_kv(step.pool, LAYER, key, value, slots)
+    assert torch.equal(step.pool.keys[LAYER][1, [6, 0]], key[[0, 2]])
+    assert torch.equal(step.pool.values[LAYER][1, [6, 0]], value[[0, 2]])
+    after = step.pool.keys[LAYER].nan_to_num(7.0)
+    assert (after != before).any(-1).sum() == 2 * 2
 
 
 class Recorder(PrefillProvider):
@@ -147,7 +157,7 @@ def rules(monkeypatch: pytest.MonkeyPatch, *wanted: tuple[str, bool]) -> None:
 
 def test_a_provider_takes_the_chunks_of_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     rules(monkeypatch, ("torch_flash", False))
-    own, step = step_of([*MIXED, (40, 20)], dtype=DTYPE)
+    own, step = step_of([*MIXED, (32, 3)], dtype=DTYPE)
     recorder = Recorder()
     own._providers = {"torch_flash": recorder}
     out = step.run(own, AttentionParams(scale=0.25))
@@ -263,7 +273,13 @@ def test_the_table_of_providers() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "known"),
-    [("sm_75", "sm_80"), ("sm_86", "sm_80"), ("sm_90", "sm_90"), ("sm_120", "sm_100")],
+    [
+        ("sm_75", "sm_80"),
+        ("sm_86", "sm_80"),
+        ("sm_90", "sm_90"),
+        ("sm_103", "sm_100"),
+        ("sm_120", "sm_80"),
+    ],
 )
 def test_other_chips_take_their_predecessors_entries(arch: str, known: str) -> None:
     assert tuning.known(arch) == known
