@@ -69,12 +69,9 @@ def _filters(
     HAS_MIN_P: tl.constexpr,
 ):
     """The row's top_k, top_p, min_p, and whether any is on."""
-    k = tl.load(top_k + index) if HAS_TOP_K else 0
-    p = tl.load(top_p + index) if HAS_TOP_P else 1.0
-    smallest = tl.load(min_p + index) if HAS_MIN_P else 0.0
-    k = tl.to_tensor(k).to(tl.int32)
-    p = tl.to_tensor(p).to(tl.float32)
-    smallest = tl.to_tensor(smallest).to(tl.float32)
+    k = tl.load(top_k + index).to(tl.int32) if HAS_TOP_K else tl.full((), 0, tl.int32)
+    p = tl.load(top_p + index).to(tl.float32) if HAS_TOP_P else tl.full((), 1.0, tl.float32)
+    smallest = tl.load(min_p + index).to(tl.float32) if HAS_MIN_P else tl.full((), 0.0, tl.float32)
     return k, p, smallest, (k > 0) | (p < 1) | (smallest > 0)
 
 
@@ -247,12 +244,12 @@ def _kept_masses(
     total = tl.sum(masses, axis=0).to(tl.float32)
     bits = lowest_mass(k, p, smallest, total, vocab_size)
     values = candidates
-    stride = tl.to_tensor(WIDTH)
+    stride = tl.full((), WIDTH, tl.int32)
     if width > KEPT:
         values = logits
-        stride = tl.to_tensor(BLOCK)
+        stride = tl.full((), BLOCK, tl.int32)
         counts = tl.minimum(tl.maximum(vocab_size - chunk * BLOCK, 0), BLOCK)
-        width = tl.to_tensor(BLOCK)
+        width = tl.full((), BLOCK, tl.int32)
     if k > 0:
         bits = search(
             values, stride, counts, width, heat, scaled_largest, bits, k,
@@ -347,7 +344,7 @@ def choose_kernel(
             masses = _chunk_masses(
                 partials, row, plane, maxima, heat, scaled_largest, SPLITS, CHUNKS
             )
-            bits = tl.to_tensor(0)
+            bits = tl.full((), 0, tl.int32)
             if HAS_TOP_K or HAS_TOP_P or HAS_MIN_P:
                 k, p, smallest, filtered = _filters(
                     index, top_k, top_p, min_p, HAS_TOP_K, HAS_TOP_P, HAS_MIN_P
