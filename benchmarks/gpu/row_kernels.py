@@ -118,7 +118,10 @@ def graph_time(function: Callable[[], object], calls: int) -> float | None:
     graph.replay()
     best = math.inf
     for _ in range(5):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (
+            torch.Event("cuda", enable_timing=True),
+            torch.Event("cuda", enable_timing=True),
+        )
         start.record()
         graph.replay()
         end.record()

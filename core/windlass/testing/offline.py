@@ -96,19 +96,27 @@ def compile_spec(
         constexprs=dict(spec.constants),
         attrs={place: [["tt.divisibility", 16]] for place in aligned},
     )
-    said = {"name": spec.name, "expects": tuple(sorted(spec.expects)), "may_spill": spec.may_spill}
+    expects = tuple(sorted(spec.expects))
     started = time.monotonic()
     try:
         kernel = triton.compile(
             source, target=GPUTarget(*target), options=spec.config.launch_options()
         )
     except Exception as error:  # noqa: BLE001 - whatever the compiler says is the result
-        return CompiledKernel(error=_text(error), seconds=time.monotonic() - started, **said)
+        return CompiledKernel(
+            name=spec.name,
+            error=_text(error),
+            seconds=time.monotonic() - started,
+            expects=expects,
+            may_spill=spec.may_spill,
+        )
     return CompiledKernel(
+        name=spec.name,
         seconds=time.monotonic() - started,
         shared_bytes=kernel.metadata.shared,
         facts=inspect(kernel) if inspect else {},
-        **said,
+        expects=expects,
+        may_spill=spec.may_spill,
     )
 
 

@@ -56,6 +56,18 @@ def kernel_specs(arch: str) -> list[KernelSpec]:
     return specs
 
 
+def representative_specs(arch: str) -> list[KernelSpec]:
+    """Of each kernel its first and its last use: as a rule the smallest and the largest."""
+    uses: dict[int, list[KernelSpec]] = {}
+    for spec in kernel_specs(arch):
+        uses.setdefault(id(spec.function), []).append(spec)
+    return [
+        spec
+        for found in uses.values()
+        for spec in (found if len(found) < 3 else (found[0], found[-1]))
+    ]
+
+
 def row_kernel_specs(arch: str) -> list[KernelSpec]:
     """Norms, activation, rotation, a decode step's begin and end, penalties, log-probabilities."""
     return [*_row_ops(arch), *_rotations(arch), *_sampling(arch)]

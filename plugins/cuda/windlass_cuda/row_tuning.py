@@ -22,7 +22,8 @@ _MANY_TOKENS = 1024
 
 def _warps(numbers: int, largest: int) -> int:
     """Warps for a tile of so many numbers: a power of 2, `largest` at most."""
-    return min(max(triton.next_power_of_2(numbers) // (_LANES * _PER_LANE), 1), largest)
+    wanted: int = triton.next_power_of_2(numbers) // (_LANES * _PER_LANE)
+    return min(max(wanted, 1), largest)
 
 
 @cache

@@ -16,7 +16,7 @@ ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 SPECS = "windlass_cuda.kernel_specs"
 
 
-def compile_for(arch: str, specs: str = "kernel_specs") -> list[CompiledKernel]:
+def compile_for(arch: str, specs: str = "representative_specs") -> list[CompiledKernel]:
     return compile_offline(
         f"{SPECS}:{specs}",
         target_of(arch),
@@ -27,7 +27,7 @@ def compile_for(arch: str, specs: str = "kernel_specs") -> list[CompiledKernel]:
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, list[CompiledKernel]]:
-    """All kernels, by architecture; two processes at a time."""
+    """All kernels in some of their uses, by architecture; two processes at a time."""
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(ARCHITECTURES, pool.map(compile_for, ARCHITECTURES), strict=True))
 
@@ -64,6 +64,16 @@ def test_matrix_instructions_are_the_chips(
 ) -> None:
     missing = {kernel.name: kernel.missing for kernel in compiled[arch] if kernel.missing}
     assert missing == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_use_compiles() -> None:
+    for kernel in compile_for("sm_90", "kernel_specs"):
+        assert not kernel.error, kernel.name
+        assert kernel.may_spill or not kernel.facts["spilled_bytes"], kernel.name
+        assert kernel.shared_bytes <= SHARED_BYTES["sm_90"], kernel.name
+        assert not kernel.missing, kernel.name
 
 
 def test_a_chip_without_fp8_refuses_it() -> None:

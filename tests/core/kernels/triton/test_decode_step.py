@@ -13,17 +13,14 @@ from windlass.kernels.triton.sampling import SampleConfig
 NUM_ROWS = 9  # of the table; the last is padding
 
 
-def table(device: torch.device) -> dict[str, torch.Tensor]:
+def table(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Last tokens, positions and block tables."""
     generator = torch.Generator().manual_seed(0)
     blocks = torch.randint(1, 1000, (NUM_ROWS, 21), generator=generator, dtype=torch.int32)
     blocks[-1] = 0
     position = torch.tensor([0, 5, 15, 16, 17, 31, 100, 200, 0])
     last_token = torch.randint(0, 99, (NUM_ROWS,), generator=generator)
-    return {
-        "last_token": last_token.to(device),
-        "position": position.to(device),
-        "block_table": blocks.to(device),
-    }
+    return last_token.to(device), position.to(device), blocks.to(device)
 
 
 @pytest.mark.parametrize("slot_dtype", [torch.int64, torch.int32])
@@ -31,13 +28,13 @@ def table(device: torch.device) -> dict[str, torch.Tensor]:
 def test_begin_decode(device: torch.device, rows: list[int], slot_dtype: torch.dtype) -> None:
     ours, theirs = table(device), table(device)
     index = torch.tensor(rows, dtype=torch.int32, device=device)
-    actual = begin_decode(index, *ours.values(), 14, 16, slot_dtype, RowConfig(block=8))
-    expected = reference.begin_decode(index, *theirs.values(), 14, 16, slot_dtype)
+    actual = begin_decode(index, *ours, 14, 16, slot_dtype, RowConfig(block=8))
+    expected = reference.begin_decode(index, *theirs, 14, 16, slot_dtype)
     for mine, other in zip(actual, expected, strict=True):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
-    for name, column in theirs.items():
-        assert torch.equal(ours[name], column)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_next_tokens(device: torch.device) -> None:

@@ -21,11 +21,13 @@ def test_penalties(device: torch.device, rows: int, vocab_size: int) -> None:
     prompt = torch.rand(rows, vocab_size, generator=generator) < 0.3
     counts = torch.randint(0, 3, (rows, vocab_size), generator=generator, dtype=torch.int32)
     amounts = [torch.rand(rows, generator=generator) * 2 + 0.1 for _ in range(3)]
-    arguments = [x.to(device) for x in (logits, prompt, counts, *amounts)]
-    kept = arguments[0].clone()
+    logits, prompt, counts = logits.to(device), prompt.to(device), counts.to(device)
+    repetition, frequency, presence = (amount.to(device) for amount in amounts)
+    kept = logits.clone()
+    arguments = (logits, prompt, counts, repetition, frequency, presence)
     actual = penalties(*arguments, RowConfig(block=64))
     torch.testing.assert_close(actual, reference.penalties(*arguments), atol=2e-6, rtol=2e-6)
-    assert torch.equal(arguments[0], kept)
+    assert torch.equal(logits, kept)
 
 
 def test_neutral_penalties_change_nothing(device: torch.device) -> None:

@@ -69,8 +69,8 @@ def test_tokens_are_the_references(
     expected = reference.sample(logits, temperatures, *filters, seeds, positions)
     # top_p may fall on the boundary between two tokens, to float32 precision.
     agree = tokens == expected
-    for shift in (-1e-5, 1e-5) if top_p is not None else ():
-        shifted = (filters[0], full(min(max(top_p + shift, 0.0), 1.0)), filters[2])
+    for shift in (-1e-5, 1e-5):
+        shifted = (filters[0], full(top_p and min(max(top_p + shift, 0.0), 1.0)), filters[2])
         agree |= tokens == reference.sample(logits, temperatures, *shifted, seeds, positions)
     assert agree.all(), (tokens, expected)
 
