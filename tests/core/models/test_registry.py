@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from windlass.errors import ModelError
 from windlass.models.registry import decoder_config
@@ -67,6 +74,50 @@ def test_qwen2_0_5b_is_described_as_published() -> None:
     assert not config.o_bias
     assert config.windows == (0,) * 24
     assert config.num_parameters == 494_032_768
+
+
+def test_qwen3_30b_a3b_is_described_as_published() -> None:
+    hf_config = Qwen3MoeConfig(
+        num_hidden_layers=48, head_dim=128, norm_topk_prob=True, max_position_embeddings=40960
+    )
+    config = decoder_config("Qwen3MoeForCausalLM", hf_config)
+    assert config.qk_norm
+    assert config.experts is not None
+    assert (config.experts.num_experts, config.experts.top_k) == (128, 8)
+    assert config.experts.renormalize
+    assert all(config.experts.layers)
+    assert config.num_parameters == 30_532_122_624
+
+
+def test_mixtral_8x7b_is_described_as_published() -> None:
+    config = decoder_config("MixtralForCausalLM", MixtralConfig())
+    assert config.experts is not None
+    assert (config.experts.num_experts, config.experts.top_k) == (8, 2)
+    assert config.experts.renormalize
+    assert config.windows == (0,) * 32
+    assert config.num_parameters == 46_702_792_704
+
+
+def test_some_layers_of_qwen3_moe_are_dense() -> None:
+    hf_config = Qwen3MoeConfig(
+        num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[1], use_sliding_window=True
+    )
+    config = decoder_config("Qwen3MoeForCausalLM", hf_config)
+    assert config.windows == (4096,) * 6
+    assert [config.experts_of(layer) is not None for layer in range(6)] == [
+        False, False, False, True, False, True,
+    ]  # fmt: skip
+    none = Qwen3MoeConfig(num_hidden_layers=2, mlp_only_layers=[0, 1])
+    assert decoder_config("Qwen3MoeForCausalLM", none).experts is None
+
+
+def test_more_experts_for_a_token_than_there_are_is_refused() -> None:
+    for name, hf_config in (
+        ("Qwen3MoeForCausalLM", Qwen3MoeConfig(num_experts=4, num_experts_per_tok=5)),
+        ("MixtralForCausalLM", MixtralConfig(num_local_experts=4, num_experts_per_tok=5)),
+    ):
+        with pytest.raises(ModelError, match="num_experts_per_tok is 5; there are 4 experts"):
+            decoder_config(name, hf_config)
 
 
 def test_mistral_slides_one_window_over_every_layer() -> None:
