@@ -102,7 +102,6 @@ def test_every_split_tile_has_a_counter(quantization: Quantization, arch: str) -
         for channels, inputs in ((4096, 14336), (6144, 4096), (128256, 4096), (1, 1)):
             config = choose(arch, 132, quantization, rows, channels, inputs)
             assert config.splits == 1 or tiles(rows, channels, config) <= MAX_SPLIT_TILES
-            assert 128 % config.inputs == 0
 
 
 def test_kernels_to_compile_leave_fp8_out_where_it_cannot_be_converted() -> None:

@@ -1,45 +1,70 @@
 """Products with weights of 8 or 4 bits: dequantised in registers, activations left as they are.
 
 `x` `[T, K]` times the transposed weight `[N, K]`. A program takes a tile of channels by rows, with
-the weight as the left operand: at few rows the tensor units are filled by channels, and the
-dequantised tile need not pass through shared memory. Numbers of 8 bits are exact in the dtype of
-`x`, so that their scale is applied to the sum; int4 is scaled in fp32 by groups and rounded to the
-dtype of `x`. Sums are fp32.
+the weight as the left operand: at few rows the matrix units are filled by channels, and the
+dequantised tile need not pass through shared memory. Sums are fp32. A scale of a whole channel is
+applied to the sum. So are int4's scales of groups, or, at many rows, to the numbers, which are then
+rounded to the dtype of `x`; all else is exact.
 
 Where few tiles would leave processors idle, K is split among programs ("split-K"). Each stores its
 sum, and the last to arrive adds all of them, always in the same order.
+
+A weight is packed in chunks of 128 inputs, a tile of one chunk lies in one piece, and a word of 16
+bits holds inputs that stand a quarter (int4) or half a chunk apart: so words next to each other
+unpack to numbers next to each other without moving bits sideways.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from windlass.config import Quantization
+from windlass.kernels.quantization import INT4_GROUP, round_to_fp8, round_to_int4, round_to_int8
 from windlass.kernels.triton.launch import LaunchConfig
 
-INT4_CHUNK = 64
-"""Inputs in a packed int4 chunk: two groups, one in the low and one in the high halves of bytes."""
-_CHUNK_BYTES = tl.constexpr(32)
+CHUNK = 128
+"""Inputs that are summed in one step; K is padded with zeros to a multiple."""
+PARTS: dict[Quantization, int] = {"int8": 2, "fp8": 2, "int4": 4}
+"""Numbers in a word of 16 bits, by format."""
+_CHUNK = tl.constexpr(CHUNK)
+
+
+@triton.jit
+def unpacked(words, PART: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """The numbers in part PART of int16 words, in `DTYPE`, exactly; part 0 has the lowest bits."""
+    if FORMAT == "int4":
+        numbers = (words >> 4 * PART & 15).to(tl.float32) - 8.0
+    else:
+        byte = (words >> 8 * PART & 255).to(tl.uint8)
+        if FORMAT == "int8":
+            numbers = byte.to(tl.int8, bitcast=True).to(tl.float32)
+        else:
+            numbers = byte.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+    return numbers.to(DTYPE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedConfig(LaunchConfig):
     """The tile of a program: `rows` of `x` by `channels` of the weight, powers of 2.
 
-    `inputs` are summed in one step; for int4 always 64, and `unroll` steps become one. K is
-    divided among up to `splits` programs. Programs that run at the same time cover `band` tiles of
-    rows, so that they share what they read in the cache.
+    K is divided among up to `splits` programs. Programs that run at the same time cover `band`
+    tiles of rows, so that they share what they read in the cache. With `scale_sums` int4's scales
+    are applied to sums of groups, which costs less than scaling the numbers only at few rows.
+    `unpacked` is the function of this module or a chip's own in its place.
     """
 
     rows: int = 16
     channels: int = 64
-    inputs: int = 128
-    unroll: int = 1
     splits: int = 1
     band: int = 8
+    scale_sums: bool = True
+    unpacked: Any = field(default=unpacked, repr=False)
 
 
 @triton.jit
@@ -124,80 +149,55 @@ def _finish(
 
 
 @triton.jit
-def channel_scaled_kernel(
+def _add_part(
+    total,
+    words,
+    scale,
     x,
-    weight,
-    scales,
-    bias,
-    out,
-    partial,
-    arrived,
-    T,
-    N,
-    K,
-    x_stride,
-    weight_stride,
-    out_stride,
-    steps,
-    ROWS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BAND: tl.constexpr,
-    EVEN: tl.constexpr,
-    BIAS: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
+    PART: tl.constexpr,
+    FORMAT: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    unpacked: tl.constexpr,
 ):
-    """`out = x @ (weight * scales).T + bias` for int8 or e4m3 numbers `[N, weight_stride]`.
-
-    A split sums `steps` steps of INPUTS; rows of the weight are padded to whole steps.
-    """
-    first_row, first_channel = _tile(T, N, ROWS, CHANNELS, BAND)
-    row = first_row + tl.arange(0, ROWS)
-    channel = first_channel + tl.arange(0, CHANNELS)
-    # Rows and channels beyond the end repeat the last one: only the store is masked.
-    held = tl.minimum(channel, N - 1)
-    begin = tl.program_id(1) * steps
-    end = min(begin + steps, tl.cdiv(K, INPUTS))
-    inputs = begin * INPUTS + tl.arange(0, INPUTS)
-    weights = weight + held.to(tl.int64)[:, None] * weight_stride + inputs[None, :]
-    activations = x + tl.minimum(row, T - 1).to(tl.int64)[:, None] * x_stride + inputs[None, :]
-    scale = tl.load(scales + held)
-    numbers = tl.load(weights)
-    wait()
-    release()
-    left = _load_x(activations, inputs, K, EVEN)
-    total = _add_product(tl.zeros((CHANNELS, ROWS), tl.float32), numbers.to(left.dtype), left)
-    for _ in range(begin + 1, end):
-        weights += INPUTS
-        activations += INPUTS
-        inputs += INPUTS
-        left = _load_x(activations, inputs, K, EVEN)
-        total = _add_product(total, tl.load(weights).to(left.dtype), left)
-    total *= scale[:, None]
-    _finish(total, bias, out, out_stride, partial, arrived, row, channel, T, N, SPLITS, BIAS)
+    """`total` plus the product of a part of a chunk; of int4, a group and its scale."""
+    numbers = unpacked(words, PART, FORMAT, x.dtype)
+    if FORMAT == "int4":
+        bits = (scale >> 16 * PART & 0xFFFF).to(tl.uint16)
+        factor = bits.to(tl.float16, bitcast=True).to(tl.float32)[:, None]
+        if SCALE_SUMS:
+            total += _add_product(tl.zeros_like(total), numbers, x) * factor
+        else:
+            total = _add_product(total, (numbers.to(tl.float32) * factor).to(x.dtype), x)
+    else:
+        total = _add_product(total, numbers, x)
+    return total
 
 
 @triton.jit
-def _dequantized(integers, scale, DTYPE: tl.constexpr):
-    """Offset integers 0 to 15 `[channels, 32]` times fp16 scales given as bits, in `DTYPE`."""
-    factor = (scale & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
-    return ((integers.to(tl.float32) - 8.0) * factor[:, None]).to(DTYPE)
+def _add_chunk(
+    total,
+    words,
+    scale,
+    activations,
+    first,
+    K,
+    PARTS: tl.constexpr,
+    FORMAT: tl.constexpr,
+    EVEN: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    unpacked: tl.constexpr,
+):
+    """`total` plus the product of the chunk of inputs from `first`."""
+    WORDS: tl.constexpr = _CHUNK // PARTS
+    for part in tl.static_range(PARTS):
+        inputs = first + part * WORDS + tl.arange(0, WORDS)
+        x = _load_x(activations + part * WORDS, inputs, K, EVEN)
+        total = _add_part(total, words, scale, x, part, FORMAT, SCALE_SUMS, unpacked)
+    return total
 
 
 @triton.jit
-def _add_chunk(total, packed, scale, activations, first, K, EVEN: tl.constexpr):
-    """`total` plus the product of a chunk: 64 inputs from `first`."""
-    inputs = first + tl.arange(0, _CHUNK_BYTES)
-    low = _load_x(activations, inputs, K, EVEN)
-    total = _add_product(total, _dequantized(packed & 15, scale, low.dtype), low)
-    high = _load_x(activations + _CHUNK_BYTES, inputs + _CHUNK_BYTES, K, EVEN)
-    return _add_product(total, _dequantized(packed >> 4, scale >> 16, high.dtype), high)
-
-
-@triton.jit
-def int4_kernel(
+def quantized_linear_kernel(
     x,
     weight,
     scales,
@@ -211,64 +211,83 @@ def int4_kernel(
     x_stride,
     out_stride,
     steps,
+    FORMAT: tl.constexpr,
+    PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    UNROLL: tl.constexpr,
     SPLITS: tl.constexpr,
     BAND: tl.constexpr,
     EVEN: tl.constexpr,
     BIAS: tl.constexpr,
+    SCALE_SUMS: tl.constexpr,
+    unpacked: tl.constexpr,
     wait: tl.constexpr,
     release: tl.constexpr,
 ):
-    """`out = x @ weight.T + bias` for a weight that `pack_int4` packed.
-
-    A split sums `steps` chunks.
-    """
+    """`out = x @ weight.T + bias` for a weight that `pack` packed; a split sums `steps` chunks."""
     first_row, first_channel = _tile(T, N, ROWS, CHANNELS, BAND)
     row = first_row + tl.arange(0, ROWS)
     channel = first_channel + tl.arange(0, CHANNELS)
     # Rows and channels beyond the end repeat the last one: only the store is masked.
     held = tl.minimum(channel, N - 1)
     begin = tl.program_id(1) * steps
-    end = min(begin + steps, tl.cdiv(K, 2 * _CHUNK_BYTES))
-    byte = tl.arange(0, _CHUNK_BYTES)
+    end = min(begin + steps, tl.cdiv(K, _CHUNK))
+    WORDS: tl.constexpr = _CHUNK // PARTS
+    word = tl.arange(0, WORDS)
     start = begin.to(tl.int64) * N
-    weights = weight + start * _CHUNK_BYTES + held[:, None] * _CHUNK_BYTES + byte[None, :]
-    factors = scales + start + held
-    inputs = begin * 2 * _CHUNK_BYTES
+    words = weight + start * WORDS + held[:, None] * WORDS + word[None, :]
+    inputs = begin * _CHUNK
     activations = x + tl.minimum(row, T - 1).to(tl.int64)[:, None] * x_stride
-    activations += inputs + byte[None, :]
-    packed, scale = tl.load(weights), tl.load(factors)
+    activations += inputs + word[None, :]
+    # What does not change is loaded before the wait: the first chunk and the scales.
+    factors = scales + start + held if FORMAT == "int4" else scales + held
+    tile, scale = tl.load(words), tl.load(factors)
     wait()
     release()
     total = tl.zeros((CHANNELS, ROWS), tl.float32)
-    total = _add_chunk(total, packed, scale, activations, inputs, K, EVEN)
-    for _ in tl.range(begin + 1, end, loop_unroll_factor=UNROLL):
-        weights += N * _CHUNK_BYTES
-        factors += N
-        activations += 2 * _CHUNK_BYTES
-        inputs += 2 * _CHUNK_BYTES
-        packed, scale = tl.load(weights), tl.load(factors)
-        total = _add_chunk(total, packed, scale, activations, inputs, K, EVEN)
+    total = _add_chunk(
+        total, tile, scale, activations, inputs, K, PARTS, FORMAT, EVEN, SCALE_SUMS, unpacked
+    )
+    for _ in range(begin + 1, end):
+        words += N * WORDS
+        activations += _CHUNK
+        inputs += _CHUNK
+        tile = tl.load(words)
+        if FORMAT == "int4":
+            factors += N
+            scale = tl.load(factors)
+        total = _add_chunk(
+            total, tile, scale, activations, inputs, K, PARTS, FORMAT, EVEN, SCALE_SUMS, unpacked
+        )
+    if FORMAT != "int4":
+        total *= scale[:, None]
     _finish(total, bias, out, out_stride, partial, arrived, row, channel, T, N, SPLITS, BIAS)
 
 
-def pack_int4(integers: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The form that `int4_kernel` reads, chunk by chunk so that a tile is contiguous.
+def pack(weight: torch.Tensor, quantization: Quantization) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a weight `[N, K]` as the reference does: what the kernel reads, and its scales.
 
-    `integers` `[N, groups, 32]`, -8 to 7 in any dtype, and `scales` `[N, groups, 1]` become uint8
-    `[chunks, N, 32]`, the first group of a chunk in the low halves of the bytes, and int32
-    `[chunks, N]`, each the bits of two fp16 scales, the first one's low. An odd number of groups
-    gets one of zeros.
+    The weight becomes int16 `[chunks, N, words]`; scales are float32 `[N]`, of int4 int64
+    `[chunks, N]`, each the bits of a chunk's four fp16 scales, the first one's lowest.
     """
-    if integers.shape[1] % 2:
-        integers = torch.nn.functional.pad(integers, (0, 0, 0, 1))
-        scales = torch.nn.functional.pad(scales, (0, 0, 0, 1))
-    offset = (integers + 8).to(torch.uint8)
-    packed = offset[:, ::2] | offset[:, 1::2] << 4
-    pairs = scales.half().view(len(scales), -1, 2).transpose(0, 1).contiguous()
-    return packed.transpose(0, 1).contiguous(), pairs.view(torch.int32)[..., 0]
+    channels, inputs = weight.shape
+    padded = F.pad(weight.float(), (0, -inputs % CHUNK))
+    if quantization == "int4":
+        integers, scales = round_to_int4(padded.view(channels, -1, INT4_GROUP))
+        nibbles = (integers + 8).to(torch.int16).view(channels, -1, 4, INT4_GROUP)
+        words = nibbles[:, :, 0]
+        for part in range(1, 4):
+            words = words | nibbles[:, :, part] << 4 * part
+        bits = scales.half().view(channels, -1, 4).transpose(0, 1).contiguous()
+        return words.transpose(0, 1).contiguous(), bits.view(torch.int64)[..., 0]
+    if quantization == "int8":
+        numbers, scales = round_to_int8(padded)
+        numbers = numbers.to(torch.int8)
+    else:
+        numbers, scales = round_to_fp8(padded)
+    halves = numbers.view(torch.uint8).view(channels, -1, 2, CHUNK // 2)
+    pairs = halves.permute(1, 0, 3, 2).contiguous()
+    return pairs.view(torch.int16)[..., 0], scales[:, 0]
 
 
 def tiles(rows: int, channels: int, config: QuantizedConfig) -> int:
@@ -276,130 +295,65 @@ def tiles(rows: int, channels: int, config: QuantizedConfig) -> int:
     return -(-rows // config.rows) * -(-channels // config.channels)
 
 
-def channel_scaled_linear(
+def quantized_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
     scales: torch.Tensor,
     bias: torch.Tensor | None,
     out: torch.Tensor,
     arrived: torch.Tensor,
+    quantization: Quantization,
     config: QuantizedConfig,
 ) -> None:
-    """Write `x @ (weight * scales).T + bias` to `out` `[T, N]`, in its dtype.
+    """Write `x` `[T, K]` times a weight from `pack`, plus `bias` `[N]`, to `out` `[T, N]`.
 
-    `x` is `[T, K]` with contiguous rows; `weight` int8 or float8_e4m3fn `[N, P]`, where P is K
-    padded with zeros to a multiple of `config.inputs`; `scales` float32 `[N]`. `arrived`: int32
-    zeros, at least `tiles` of them where `config.splits` is over 1, which the kernel leaves zero;
-    launches that share it must not run at the same time.
+    Rows of `x` and `out` are contiguous; `out` has any floating dtype. `arrived`: int32 zeros, at
+    least `tiles` of them where `config.splits` is over 1, which the kernel leaves zero; launches
+    that share it must not run at the same time.
 
     Raises:
-        ValueError: the operands do not fit each other or the tile.
-    """
-    rows, inputs = x.shape
-    channels, padded = weight.shape
-    steps, splits = _divided(-(-inputs // config.inputs), config.splits)
-    count = tiles(rows, channels, config)
-    if not inputs <= padded or padded % config.inputs:
-        raise ValueError(f"{inputs} inputs, padded to {padded}, in steps of {config.inputs}")
-    _check(x, weight, out, arrived, splits, count)
-    channel_scaled_kernel[(count, splits)](
-        x,
-        weight,
-        scales,
-        x if bias is None else bias,
-        out,
-        _partial(out, splits, count, config),
-        arrived,
-        rows,
-        channels,
-        inputs,
-        x.stride(0),
-        padded,
-        out.stride(0),
-        steps,
-        ROWS=config.rows,
-        CHANNELS=config.channels,
-        INPUTS=config.inputs,
-        SPLITS=splits,
-        BAND=config.band,
-        EVEN=inputs % config.inputs == 0,
-        BIAS=bias is not None,
-        wait=config.wait,
-        release=config.release,
-        **config.launch_options(),
-    )
-
-
-def int4_linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    scales: torch.Tensor,
-    bias: torch.Tensor | None,
-    out: torch.Tensor,
-    arrived: torch.Tensor,
-    config: QuantizedConfig,
-) -> None:
-    """Write `x` `[T, K]` times a weight from `pack_int4`, plus bias, to `out` `[T, N]`.
-
-    As `channel_scaled_linear` otherwise.
+        ValueError: the operands do not fit each other.
     """
     rows, inputs = x.shape
     chunks, channels, _ = weight.shape
-    steps, splits = _divided(chunks, config.splits)
+    steps = -(-chunks // config.splits)
+    splits = -(-chunks // steps)
     count = tiles(rows, channels, config)
-    if not 0 <= chunks * INT4_CHUNK - inputs < INT4_CHUNK:
+    if not 0 <= chunks * CHUNK - inputs < CHUNK:
         raise ValueError(f"{inputs} inputs of x meet {chunks} chunks of a weight")
-    _check(x, weight, out, arrived, splits, count)
-    int4_kernel[(count, splits)](
-        x,
-        weight,
-        scales,
-        x if bias is None else bias,
-        out,
-        _partial(out, splits, count, config),
-        arrived,
-        rows,
-        channels,
-        inputs,
-        x.stride(0),
-        out.stride(0),
-        steps,
-        ROWS=config.rows,
-        CHANNELS=config.channels,
-        UNROLL=config.unroll,
-        SPLITS=splits,
-        BAND=config.band,
-        EVEN=inputs % INT4_CHUNK == 0,
-        BIAS=bias is not None,
-        wait=config.wait,
-        release=config.release,
-        **config.launch_options(),
-    )
-
-
-def _check(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    arrived: torch.Tensor,
-    splits: int,
-    count: int,
-) -> None:
     if x.stride(1) != 1 or out.stride(1) != 1 or not weight.is_contiguous():
         raise ValueError("x and out need contiguous rows, the weight must be contiguous")
     if splits > 1 and arrived.numel() < count:
         raise ValueError(f"{count} tiles need as many counters, not {arrived.numel()}")
-
-
-def _divided(steps: int, splits: int) -> tuple[int, int]:
-    """Steps of each split, and how many splits then have any."""
-    each = -(-steps // splits)
-    return each, -(-steps // each)
-
-
-def _partial(out: torch.Tensor, splits: int, count: int, config: QuantizedConfig) -> torch.Tensor:
-    """Room for the totals of all splits; anything where there is only one."""
-    if splits == 1:
-        return out
-    size = splits * count * config.rows * config.channels
-    return torch.empty(size, dtype=torch.float32, device=out.device)
+    partial = out
+    if splits > 1:
+        size = splits * count * config.rows * config.channels
+        partial = torch.empty(size, dtype=torch.float32, device=out.device)
+    quantized_linear_kernel[(count, splits)](
+        x,
+        weight,
+        scales,
+        x if bias is None else bias,
+        out,
+        partial,
+        arrived,
+        rows,
+        channels,
+        inputs,
+        x.stride(0),
+        out.stride(0),
+        steps,
+        FORMAT=quantization,
+        PARTS=PARTS[quantization],
+        ROWS=config.rows,
+        CHANNELS=config.channels,
+        SPLITS=splits,
+        BAND=config.band,
+        EVEN=inputs % CHUNK == 0,
+        BIAS=bias is not None,
+        SCALE_SUMS=config.scale_sums,
+        unpacked=config.unpacked,
+        wait=config.wait,
+        release=config.release,
+        **config.launch_options(),
+    )
