@@ -64,12 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rows and tiles")
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--no-layers", action="store_true", help="only single products")
+    parser.add_argument("--eviction", default="evict_first", help="Triton's policy for weights")
     parser.add_argument("--workers", type=int, default=14, help="processes that compile")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args(arguments)
     shapes = {name: shape for name, shape in SHAPES.items() if args.only in name}
     rows = QUICK_ROWS if args.quick else ROWS
-    bench = Bench(args.quick)
+    bench = Bench(args.quick, args.eviction)
     print(
         f"{bench.arch}, {bench.multiprocessors} multiprocessors, copy {bench.copy / 1e9:.0f} GB/s"
     )
@@ -110,7 +111,7 @@ def fused_tiles(rows: int, outputs: int, inputs: int, gated: bool, bench: Bench)
 
 def tasks(
     shapes: Iterable[tuple[int, int]], rows: Sequence[int], bench: Bench
-) -> list[tuple[Task, str]]:
+) -> list[tuple[Task, str, str]]:
     """Every kernel once."""
     found: dict[Task, None] = {}
     for outputs, inputs in shapes:
@@ -124,15 +125,15 @@ def tasks(
             for count in (count for count in rows if count <= 8):
                 for tiles in fused_tiles(count, results, inputs, gated, bench):
                     found[Task(inputs, tiles, normed=True, gated=gated)] = None
-    return [(task, bench.arch) for task in found]
+    return [(task, bench.arch, bench.eviction) for task in found]
 
 
 class Bench:
     """One GPU with its ceilings; every method returns rows of the report."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, quick: bool, eviction: str) -> None:
         properties = torch.cuda.get_device_properties(0)
-        self.quick = quick
+        self.quick, self.eviction = quick, eviction
         self.arch = f"sm_{properties.major}{properties.minor}"
         self.multiprocessors = properties.multi_processor_count
         self.copy = measure_ceilings(torch.device("cuda")).bandwidth
@@ -150,7 +151,7 @@ class Bench:
             default = linear_config(self.arch, self.multiprocessors, count, outputs, inputs)
             times = {}
             for tiles in plain_tiles(count, outputs, inputs, self):
-                config = config_of(tiles, self.arch)
+                config = config_of(tiles, self.arch, self.eviction)
                 times[tiles] = self.time(
                     lambda w, c=config, x=x: skinny_linear(x, w, None, c, counters=counters),
                     weights,
@@ -161,7 +162,10 @@ class Bench:
             if times:
                 best = min(times, key=lambda key: times[key])
                 alone = replace(
-                    config_of(best, self.arch), wait=no_wait, release=no_wait, options=()
+                    config_of(best, self.arch, self.eviction),
+                    wait=no_wait,
+                    release=no_wait,
+                    options=(),
                 )
                 row["alone"] = measure(
                     lambda w, c=alone, x=x: skinny_linear(x, w, None, c, counters=counters), weights
@@ -188,7 +192,7 @@ class Bench:
 
             times = {}
             for tiles in fused_tiles(count, results, inputs, gated, self):
-                config = config_of(tiles, self.arch)
+                config = config_of(tiles, self.arch, self.eviction)
                 times[tiles] = self.time(
                     lambda w, c=config, x=x, r=residual: fused_linear(
                         x, w, None, c, norm=norm, residual=r, gated=gated

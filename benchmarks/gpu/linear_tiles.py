@@ -64,7 +64,7 @@ def dot_tiles(
     return found
 
 
-def compile_all(items: Sequence[tuple[Task, str]], workers: int) -> None:
+def compile_all(items: Sequence[tuple[Task, str, str]], workers: int) -> None:
     """Fill Triton's cache on disk; what fails here fails again, with its message, when measured."""
     print(f"{len(items)} kernels to compile", flush=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -72,11 +72,11 @@ def compile_all(items: Sequence[tuple[Task, str]], workers: int) -> None:
     print(f"{failed} failed", flush=True)
 
 
-def compile_one(item: tuple[Task, str]) -> bool:
+def compile_one(item: tuple[Task, str, str]) -> bool:
     """Run a kernel once, on a small weight."""
-    task, arch = item
+    task, arch, eviction = item
     rows, outputs = min(task.tiles.block_m, 8), 1024
-    config = config_of(task.tiles, arch)
+    config = config_of(task.tiles, arch, eviction)
     try:
         x = torch.zeros(rows, task.inputs, dtype=torch.bfloat16, device="cuda")
         weight = torch.zeros(outputs, task.inputs, dtype=torch.bfloat16, device="cuda")
@@ -92,6 +92,6 @@ def compile_one(item: tuple[Task, str]) -> bool:
     return True
 
 
-def config_of(tiles: Tiles, arch: str) -> LinearConfig:
+def config_of(tiles: Tiles, arch: str, eviction: str) -> LinearConfig:
     """The tiles with overlap."""
-    return LinearConfig(**tiles._asdict(), **overlap(arch))
+    return LinearConfig(**tiles._asdict(), eviction=eviction, **overlap(arch))

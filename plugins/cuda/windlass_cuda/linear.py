@@ -73,24 +73,29 @@ class GpuWeight(DenseWeight):
 
 def linear_kernel_specs(arch: str, multiprocessors: int = 132) -> list[KernelSpec]:
     """The kernels with the tiles that they get on `arch` for the layers of two models."""
-    specs = []
-    shapes = ((4096, 1024), (1024, 3072), (28672, 4096), (4096, 14336), (128256, 4096))
-    for outputs, inputs in shapes:
-        for rows in (1, 2, 4, 8, 16, 32, 64):
+    specs = {}
+    for outputs, inputs in ((4096, 1024), (4096, 14336)):
+        for rows in (1, 4, 16, 64):
             config = linear_config(arch, multiprocessors, rows, outputs, inputs)
             if config is not None:
-                specs.append(_linear_spec(config, rows, outputs, inputs))
-    for outputs, inputs, gated in ((4096, 1024, False), (3072, 1024, True), (14336, 4096, True)):
-        for rows in (1, 2, 4, 8):
-            config = fused_config(arch, rows, outputs, inputs, gated=gated)
-            if config is not None:
-                specs.append(_fused_spec(config, rows, outputs, inputs, norm=True, gated=gated))
-    return specs
+                spec = _linear_spec(arch, config, outputs, inputs)
+                specs[spec.name] = spec
+    for outputs, inputs, gated, rows in (
+        (4096, 1024, False, 1),
+        (3072, 1024, True, 1),
+        (3072, 1024, True, 4),
+        (14336, 4096, True, 2),
+    ):
+        config = fused_config(arch, rows, outputs, inputs, gated=gated)
+        if config is not None:
+            spec = _fused_spec(config, outputs, inputs, norm=True, gated=gated)
+            specs[spec.name] = spec
+    return list(specs.values())
 
 
-def _linear_spec(config: LinearConfig, rows: int, outputs: int, inputs: int) -> KernelSpec:
+def _linear_spec(arch: str, config: LinearConfig, outputs: int, inputs: int) -> KernelSpec:
     if config.block_m < 16:
-        return _fused_spec(config, rows, outputs, inputs, norm=False, gated=False)
+        return _fused_spec(config, outputs, inputs, norm=False, gated=False)
     steps = -(-inputs // config.block_k)
     constants = {
         **_tiles(config, outputs, inputs),
@@ -98,12 +103,13 @@ def _linear_spec(config: LinearConfig, rows: int, outputs: int, inputs: int) -> 
         "HAS_BIAS": False,
         "PRECISION": "tf32",
     }
-    name = f"skinny_linear_{rows}x{outputs}x{inputs}"
-    return _spec(name, skinny_linear_kernel, config, constants)
+    wgmma = arch == "sm_90" and config.block_n >= 64
+    name = f"skinny_linear_{config.block_m}x{outputs}x{inputs}"
+    return _spec(name, skinny_linear_kernel, config, constants, {"wgmma"} if wgmma else set())
 
 
 def _fused_spec(
-    config: LinearConfig, rows: int, outputs: int, inputs: int, *, norm: bool, gated: bool
+    config: LinearConfig, outputs: int, inputs: int, *, norm: bool, gated: bool
 ) -> KernelSpec:
     width = padded_rows(inputs)
     constants = {
@@ -115,8 +121,9 @@ def _fused_spec(
         "GATED": gated,
         "HAS_BIAS": False,
     }
-    name = f"fused_linear_{rows}x{outputs}x{inputs}{'_normed' * norm}{'_gated' * gated}"
-    return _spec(name, fused_linear_kernel, config, constants)
+    kind = f"{'_normed' * norm}{'_gated' * gated}"
+    name = f"fused_linear_{config.block_m}x{outputs}x{inputs}{kind}"
+    return _spec(name, fused_linear_kernel, config, constants, set())
 
 
 def _tiles(config: LinearConfig, outputs: int, inputs: int) -> dict[str, Any]:
@@ -138,6 +145,7 @@ def _spec(
     function: Any,  # noqa: ANN401 - triton's functions are untyped
     config: LinearConfig,
     constants: dict[str, Any],
+    expects: set[str],
 ) -> KernelSpec:
     others = {"M": "i32", "N": "i32", "x_stride": "i32", "eps": "fp32"}
     others |= {"partial": "*fp32", "counters": "*i32"}
@@ -151,4 +159,5 @@ def _spec(
         constants=constants,
         config=config,
         divisible=frozenset({"N", "x_stride"}),
+        expects=frozenset(expects),
     )

@@ -16,12 +16,9 @@ from windlass.kernels.triton.skinny_linear import skinny_linear, split_counters
 
 EXAMPLES = 12 if os.environ["TRITON_INTERPRET"] == "1" else 4
 """Each is a kernel to compile on a GPU."""
-TOLERANCE = {
-    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
-    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
-    torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
-}
-"""Twice a rounding of the dtype: sums in another order may be rounded to a neighbour."""
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2.4e-2}
+"""Three roundings of the dtype: sums in another order may be rounded to a neighbour, and of gate,
+up and their product each is rounded."""
 
 
 def random(*shape: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> torch.Tensor:
@@ -32,6 +29,11 @@ def random(*shape: int, dtype: torch.dtype, device: torch.device, seed: int = 0)
 def matrix(outputs: int, inputs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     scaled = random(outputs, inputs, dtype=torch.float32, device=device) * inputs**-0.5
     return scaled.to(dtype)
+
+
+def assert_near(got: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[expected.dtype]
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def padded(rows: int) -> int:
@@ -64,7 +66,7 @@ def test_few_rows(
         weight = matrix(outputs, inputs, dtype, device)
         bias = random(outputs, dtype=dtype, device=device, seed=1) if biased else None
         out = skinny_linear(x, weight, bias, config)
-        torch.testing.assert_close(out, F.linear(x, weight, bias), **TOLERANCE[dtype])
+        assert_near(out, F.linear(x, weight, bias))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -113,7 +115,7 @@ def test_norm_before_and_gate_after(
             residual=None if first else residual,
             gated=gated,
         )
-        torch.testing.assert_close(out, expected, **TOLERANCE[dtype])
+        assert_near(out, expected)
         assert torch.equal(added, expected_residual)
         assert torch.equal(residual, before)
 
@@ -143,7 +145,7 @@ def test_matrix_instructions_and_split_inputs(
         counters = split_counters(outputs, device)
         for _ in range(2):  # the second call finds the counters as the first did
             out = skinny_linear(x, weight, bias, config, counters=counters)
-            torch.testing.assert_close(out, F.linear(x, weight, bias), **TOLERANCE[dtype])
+            assert_near(out, F.linear(x, weight, bias))
             assert not counters.any()
 
 
@@ -170,7 +172,7 @@ def test_only_rows_of_the_step_are_written(
     empty = torch.empty
 
     def carved(*size: object, **options: object) -> torch.Tensor:
-        return canvas[:3] if size == ((3, 48),) else empty(*size, **options)  # type: ignore[call-overload, no-any-return]
+        return canvas[:3] if size == ((3, 48),) else empty(*size, **options)  # type: ignore[call-overload]
 
     x = random(3, 64, dtype=torch.float32, device=device)
     weight = matrix(48, 64, torch.float32, device)
