@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from windlass_cpu import linear
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048)
 SHAPES = {  # inputs, outputs
@@ -45,7 +45,6 @@ FORMATS: dict[str, Callable[[torch.Tensor], linear.KernelWeight]] = {
     "bf16": linear.Bf16Weight,
     "int8": linear.Int8Weight,
     "int4": linear.Int4Weight,
-    "int4-group128": linear.Int4Group128Weight,
 }
 
 Clock = Callable[[], float]
@@ -158,13 +157,13 @@ def product_of_torch(dense: list[torch.Tensor], x: torch.Tensor, logits: bool) -
 
 def reading(packed: list[linear.KernelWeight]) -> Product:
     """Reads the weights and computes nothing: the floor."""
-    read = load_library().windlass_linear_read
-    read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_uint64
-    weights = cycle(packed)
+    pointer = ctypes.c_void_p
+    read = declare(load_library(), "windlass_linear_read", pointer, ctypes.c_int64, pointer)
+    weights, checksum = cycle(packed), ctypes.c_uint64()
 
     def read_next() -> None:
         weight = next(weights)
-        read(weight.address, weight.nbytes)
+        read(weight.address, weight.nbytes, ctypes.byref(checksum))
 
     return read_next
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import c_float, c_int32, c_int64, c_void_p
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -22,7 +22,7 @@ from windlass.backend import (
     OpRegistry,
     Support,
 )
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 from windlass_cpu.row_calls import (
     DTYPE_CODES,
     MAX_HEAD_DIM,
@@ -329,12 +329,8 @@ def slot_numbers(slot_mapping: torch.Tensor) -> torch.Tensor:
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of the functions used here."""
-    declarations: list[tuple[str, Any, list[Any]]] = [
-        ("windlass_attention_plan", c_void_p, [c_void_p]),
-        ("windlass_attention_free", None, [c_void_p]),
-        ("windlass_attention_run", None, [c_void_p, c_void_p]),
-    ]
-    for name, result, arguments in declarations:
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    declare(library, "windlass_attention_plan", c_void_p, result=c_void_p)
+    declare(library, "windlass_attention_run", c_void_p, c_void_p)
+    library.windlass_attention_free.argtypes = [c_void_p]
+    library.windlass_attention_free.restype = None
     return library

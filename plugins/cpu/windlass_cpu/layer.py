@@ -20,7 +20,7 @@ from windlass.backend import (
     Support,
 )
 from windlass_cpu.attention import AttentionCall, CpuAttention, Plan, slot_numbers
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 from windlass_cpu.linear import KernelWeight
 from windlass_cpu.row_calls import MAX_HEAD_DIM, HeadRows, RopeCall
 
@@ -173,7 +173,5 @@ def _layer_linear(linear: Linear) -> _LayerLinear:
 
 
 @cache
-def _layers_function() -> Callable[..., None]:
-    function = load_library().windlass_decoder_layers
-    function.argtypes, function.restype = [c_void_p, c_int64, c_void_p], None
-    return function
+def _layers_function() -> Callable[..., int]:
+    return declare(load_library(), "windlass_decoder_layers", c_void_p, c_int64, c_void_p)

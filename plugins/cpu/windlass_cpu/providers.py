@@ -12,6 +12,7 @@ _MODULES = {
     "greedy": "sampling",
     "sample": "sampling",
     "token_logprobs": "sampling",
+    "begin_decode": "step",
 }
 
 OP_PROVIDERS = (

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """The dtypes that the kernels know, in the numbers of `csrc/attention.h`."""
@@ -123,8 +123,7 @@ def row_library() -> ctypes.CDLL:
         "windlass_rope",
         "windlass_write_slots",
     ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = None, [c_void_p, c_int64, c_int32]
+        declare(library, name, c_void_p, c_int64, c_int32)
     return library
 
 

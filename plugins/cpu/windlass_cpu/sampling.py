@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from windlass.kernels import sampling as reference
-from windlass_cpu.library import load_library
+from windlass_cpu.library import declare, load_library
 from windlass_cpu.row_calls import unit_stride
 
 Logprobs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -138,9 +138,8 @@ def _as(parameter: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | No
 @cache
 def _library() -> ctypes.CDLL:
     library = load_library()
-    library.windlass_greedy.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p]
-    library.windlass_sample.argtypes = [c_void_p]
-    library.windlass_token_logprobs.argtypes = [c_void_p]
-    for name in ("windlass_greedy", "windlass_sample", "windlass_token_logprobs"):
-        getattr(library, name).restype = None
+    sizes = (c_int64, c_int64, c_int64)
+    declare(library, "windlass_greedy", c_void_p, *sizes, c_void_p, c_void_p)
+    declare(library, "windlass_sample", c_void_p)
+    declare(library, "windlass_token_logprobs", c_void_p)
     return library

@@ -18,7 +18,6 @@ from windlass.backend import Quantization, QuantizedWeight
 from windlass_cpu import library
 from windlass_cpu.linear import (
     Bf16Weight,
-    Int4Group128Weight,
     Int4Weight,
     Int8Weight,
     KernelWeight,
@@ -70,8 +69,8 @@ shapes = st.tuples(
 )
 
 
-FORMATS = (Bf16Weight, Int8Weight, Int4Weight, Int4Group128Weight)
-INT4_GROUPS = {Int4Weight: 32, Int4Group128Weight: 128}
+FORMATS = (Bf16Weight, Int8Weight, Int4Weight)
+INT4_GROUP = 32
 every_format = pytest.mark.parametrize("packing", FORMATS)
 
 
@@ -265,7 +264,6 @@ def unpacked(packed: KernelWeight) -> torch.Tensor:
     return packed.apply_float(torch.eye(packed.in_features).bfloat16()).T
 
 
-@pytest.mark.parametrize("packing", INT4_GROUPS)
 @many
 @given(
     shape=shapes,
@@ -276,7 +274,6 @@ def unpacked(packed: KernelWeight) -> torch.Tensor:
 )
 def test_int4_computes_exactly_what_its_rounding_leaves(
     isa: str,
-    packing: type[KernelWeight],
     shape: tuple[int, int, int],
     wide: bool,
     with_bias: bool,
@@ -284,12 +281,11 @@ def test_int4_computes_exactly_what_its_rounding_leaves(
     seed: int,
 ) -> None:
     rows, inputs, outputs = shape
-    group = INT4_GROUPS[packing]
     x, weight = random(rows, inputs, seed=seed), random(outputs, inputs, seed=seed + 1, scale=0.02)
     bias = random(outputs, seed=seed + 2) if with_bias else None
-    packed = packing(weight.float() if wide else weight)
+    packed = Int4Weight(weight.float() if wide else weight)
     result = packed.apply(x, bias) if rounded else packed.apply_float(x, bias)
-    groups = grouped(x, group)
+    groups = grouped(x, INT4_GROUP)
     integers, scale = rounded_to_int8(groups.flatten(0, 1))
     x_left = (integers * scale).view_as(groups).flatten(1)[:, :inputs]
     w_left = unpacked(packed)
@@ -297,15 +293,14 @@ def test_int4_computes_exactly_what_its_rounding_leaves(
     assert_close(result, exact(x_left, w_left, bias), allowed, rounded=rounded)
 
 
-@pytest.mark.parametrize("packing", INT4_GROUPS)
 @given(columns=st.integers(1, 300), seed=st.integers(0, 2**31))
 @many
 def test_int4_rounds_no_worse_than_with_the_largest_weight_as_minus_eight(
-    isa: str, packing: type[KernelWeight], columns: int, seed: int
+    isa: str, columns: int, seed: int
 ) -> None:
     weight = random(7, columns, seed=seed, scale=0.02).float()
-    groups = grouped(weight, INT4_GROUPS[packing])
-    error = (grouped(unpacked(packing(weight)), INT4_GROUPS[packing]) - groups).square().sum(2)
+    groups = grouped(weight, INT4_GROUP)
+    error = (grouped(unpacked(Int4Weight(weight)), INT4_GROUP) - groups).square().sum(2)
     largest = groups.abs().amax(2, keepdim=True)
     allowed = torch.zeros_like(error)
     for sign, is_there in ((1, (groups == largest).any(2)), (-1, (groups == -largest).any(2))):
@@ -316,23 +311,21 @@ def test_int4_rounds_no_worse_than_with_the_largest_weight_as_minus_eight(
     assert (error <= allowed * 1.0001 + 1e-12).all()
 
 
-@pytest.mark.parametrize("packing", INT4_GROUPS)
-def test_int4_keeps_weights_that_it_can_represent(isa: str, packing: type[KernelWeight]) -> None:
+def test_int4_keeps_weights_that_it_can_represent(isa: str) -> None:
     generator = torch.Generator().manual_seed(6)
     levels = torch.randint(-8, 8, (9, 256), generator=generator)
     levels[:, ::32] = -8
     scales = torch.tensor([2.0**-9, 1.5, 0.0, 3.0517578125e-05, -0.75]).repeat(2)[:9, None]
     weight = levels * scales
-    assert torch.allclose(unpacked(packing(weight)), weight, rtol=1e-6, atol=0)
+    assert torch.allclose(unpacked(Int4Weight(weight)), weight, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("packing", INT4_GROUPS)
-def test_an_outlier_spoils_its_own_group_only(packing: type[KernelWeight]) -> None:
+def test_an_outlier_spoils_its_own_group_only() -> None:
     x, weight = random(1, 512, seed=7), random(3, 512, seed=8)
     x[0, :128], weight[:, 0] = 0.0, 0.0
     x[0, 0] = 1000.0
     exact_result = exact(x, weight, None)
-    error = (packing(weight).apply_float(x) - exact_result).norm() / exact_result.norm()
+    error = (Int4Weight(weight).apply_float(x) - exact_result).norm() / exact_result.norm()
     whole_row = (Int8Weight(weight).apply_float(x) - exact_result).norm() / exact_result.norm()
     assert error < 0.25
     assert whole_row > 0.25

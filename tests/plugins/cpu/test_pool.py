@@ -58,6 +58,9 @@ def test_threads_that_fell_asleep_wake_up() -> None:
 
 
 def _child(answer: Connection) -> None:
+    torch.set_num_threads(
+        1
+    )  # the parent's OpenMP threads, which torch would wait for, are not here
     packed, x, _ = product()
     set_threads(3)
     answer.send((num_threads(), packed.apply(x).float().sum().item()))

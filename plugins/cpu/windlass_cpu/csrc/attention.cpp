@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "entry.h"
 #include "parallel.h"
 
 namespace windlass {
@@ -81,21 +82,21 @@ void run(const AttentionPlan& plan, const AttentionCall& call) {
 
 }  // namespace windlass
 
+using namespace windlass;
+
 extern "C" {
 
-WINDLASS_EXPORT windlass::AttentionPlan* windlass_attention_plan(
-    const windlass::AttentionShape* shape) {
-  return windlass::plan_attention(*shape, windlass::num_threads()).release();
+AttentionPlan* windlass_attention_plan(const AttentionShape* shape) {
+  AttentionPlan* plan = nullptr;
+  run_entry([&] { plan = plan_attention(*shape, num_threads()).release(); });
+  return plan;
 }
 
-WINDLASS_EXPORT void windlass_attention_free(windlass::AttentionPlan* plan) { delete plan; }
+void windlass_attention_free(AttentionPlan* plan) { delete plan; }
 
-WINDLASS_EXPORT void windlass_attention_run(windlass::AttentionPlan* plan,
-                                            const windlass::AttentionCall* call) {
-  windlass::run(*plan, *call);
+int windlass_attention_run(AttentionPlan* plan, const AttentionCall* call) {
+  return run_entry([&] { run(*plan, *call); });
 }
 
-WINDLASS_EXPORT void windlass_attention_use_pairs(int choice) {
-  windlass::pair_products().store(choice);
-}
+void windlass_attention_use_pairs(int choice) { pair_products().store(choice); }
 }

@@ -141,11 +141,12 @@ std::unique_ptr<AttentionPlan> plan_attention(const AttentionShape& shape, int n
 
 extern "C" {
 // Cuts a step into tasks for the current number of threads. The tensors of the shape must outlive
-// the plan.
+// the plan. Null: out of memory.
 WINDLASS_EXPORT windlass::AttentionPlan* windlass_attention_plan(const windlass::AttentionShape*);
 WINDLASS_EXPORT void windlass_attention_free(windlass::AttentionPlan*);
-WINDLASS_EXPORT void windlass_attention_run(windlass::AttentionPlan*,
-                                            const windlass::AttentionCall*);
+// Returns a `Status`.
+WINDLASS_EXPORT int windlass_attention_run(windlass::AttentionPlan*,
+                                           const windlass::AttentionCall*);
 // For tests: bfloat16 dot products where the processor has them (1), never (0), where they are
 // faster (-1, the default).
 WINDLASS_EXPORT void windlass_attention_use_pairs(int choice);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "entry.h"
 #include "linear.h"
 #include "pool.h"
 #include "scratch.h"
@@ -63,7 +64,7 @@ class LayerRun {
   void norm(const void* weight, void* residual) {
     const NormCall call{step_.hidden, residual,          weight,    residual,
                         data_.normed, layer_.qkv.inputs, layer_.eps};
-    windlass_rms_norm(&call, step_.tokens, kType);
+    require(windlass_rms_norm(&call, step_.tokens, kType));
   }
 
   void attend(AttentionPlan* plan) {
@@ -78,12 +79,12 @@ class LayerRun {
     rope.key.token_stride = rope.value_token_stride = token_stride;
     rope.positions = step_.positions;
     rope.slots = step_.slots;
-    windlass_rope(&rope, step_.tokens, kType);
+    require(windlass_rope(&rope, step_.tokens, kType));
     AttentionCall call = layer_.attention;
     call.query = data_.qkv;
     call.query_token_stride = token_stride;
     call.out = data_.attended;
-    windlass_attention_run(plan, &call);
+    require(windlass_attention_run(plan, &call));
     project(layer_.o, data_.attended, step_.hidden, &layer_.gate_up);
   }
 
@@ -94,7 +95,7 @@ class LayerRun {
     } else {
       multiply(layer_.gate_up, data_.normed, data_.gate_up, 2 * size, Output::kBf16, &layer_.down);
       const SiluMulCall call{data_.gate_up, data_.product, size, size};
-      windlass_silu_mul(&call, step_.tokens, kType);
+      require(windlass_silu_mul(&call, step_.tokens, kType));
     }
     project(layer_.down, data_.product, step_.hidden, next_ ? &next_->qkv : nullptr);
   }
@@ -113,8 +114,9 @@ class LayerRun {
     } else {
       expect({});
     }
-    linear.multiply(linear.packed, linear.outputs, linear.inputs, x, linear.inputs, step_.tokens,
-                    linear.bias, output, output_stride, static_cast<int>(form));
+    require(linear.multiply(linear.packed, linear.outputs, linear.inputs, x, linear.inputs,
+                            step_.tokens, linear.bias, output, output_stride,
+                            static_cast<int>(form)));
   }
 
   const DecoderLayer& layer_;
@@ -128,11 +130,13 @@ class LayerRun {
 
 extern "C" {
 
-void windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
-                             const windlass::LayerStep* step) {
-  for (int64_t i = 0; i < count; ++i) {
-    const windlass::DecoderLayer* const next = i + 1 < count ? layers + i + 1 : nullptr;
-    windlass::LayerRun(layers[i], next, *step).run(i == 0, step->plans[i]);
-  }
+int windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
+                            const windlass::LayerStep* step) {
+  return windlass::run_entry([&] {
+    for (int64_t i = 0; i < count; ++i) {
+      const windlass::DecoderLayer* const next = i + 1 < count ? layers + i + 1 : nullptr;
+      windlass::LayerRun(layers[i], next, *step).run(i == 0, step->plans[i]);
+    }
+  });
 }
 }

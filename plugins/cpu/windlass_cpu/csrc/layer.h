@@ -8,9 +8,9 @@ namespace windlass {
 
 // windlass_linear_<format>, and the weight it is called with.
 struct LayerLinear {
-  void (*multiply)(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
-                   int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
-                   int64_t output_stride, int form);
+  int (*multiply)(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
+                  int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
+                  int64_t output_stride, int form);
   const void* packed;
   int64_t bytes;  // of `packed`
   int64_t outputs, inputs;
@@ -40,7 +40,7 @@ struct LayerStep {
 }  // namespace windlass
 
 extern "C" {
-// What windlass.layers.decoder_layer computes, layer after layer.
-WINDLASS_EXPORT void windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
-                                             const windlass::LayerStep*);
+// What windlass.layers.decoder_layer computes, layer after layer. Returns a `Status`.
+WINDLASS_EXPORT int windlass_decoder_layers(const windlass::DecoderLayer* layers, int64_t count,
+                                            const windlass::LayerStep*);
 }

@@ -93,6 +93,7 @@ class Product {
   void multiply(int64_t first, const Parts& blocks) {
     const int64_t tasks = gated() ? panels_ / 2 : panels_;
     parallel_for(tasks * blocks.count, 1, [&](int64_t begin, int64_t end, int) {
+      const Finish finish{kernel_.finish};
       for (int64_t i = begin; i < end; ++i) {
         const int64_t block = i / tasks, panel = i % tasks;
         const Block rows{first, blocks.begin(block), blocks.size(block)};
@@ -102,9 +103,16 @@ class Product {
           multiply_panel(rows, panel, 1, [&](int64_t row) { return output(row, panel); });
         }
       }
-      if (kernel_.finish) kernel_.finish();
     });
   }
+
+  // The kernel's last call in a thread's part, also when memory ran out in it.
+  struct Finish {
+    void (*call)();
+    ~Finish() {
+      if (call != nullptr) call();
+    }
+  };
 
   // Rows [begin, begin + size) of those that were packed from row `first` of the call on.
   struct Block {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "entry.h"
 #include "linear_dispatch.h"
 #include "parallel.h"
 
@@ -90,26 +91,30 @@ int64_t windlass_linear_bf16_packed_bytes(int64_t outputs, int64_t inputs) {
   return divide_up(outputs, kPanelColumns) * bf16_panel_shape(inputs).bytes;
 }
 
-void windlass_linear_bf16_pack(const void* weight, int, int64_t row_stride, int64_t outputs,
-                               int64_t inputs, void* packed) {
+int windlass_linear_bf16_pack(const void* weight, int, int64_t row_stride, int64_t outputs,
+                              int64_t inputs, void* packed) {
   const PanelShape shape = bf16_panel_shape(inputs);
-  parallel_for(divide_up(outputs, kPanelColumns), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel * kPanelColumns, left = outputs - first;
-      char* to = static_cast<char*>(packed) + panel * shape.bytes;
-      pack_panel(static_cast<const uint16_t*>(weight) + first * row_stride, row_stride,
-                 left < kPanelColumns ? left : kPanelColumns, inputs,
-                 shape.steps * kSlicesPerStep, reinterpret_cast<uint32_t*>(to));
-    }
+  return run_entry([&] {
+    parallel_for(divide_up(outputs, kPanelColumns), 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t first = panel * kPanelColumns, left = outputs - first;
+        char* to = static_cast<char*>(packed) + panel * shape.bytes;
+        pack_panel(static_cast<const uint16_t*>(weight) + first * row_stride, row_stride,
+                   left < kPanelColumns ? left : kPanelColumns, inputs,
+                   shape.steps * kSlicesPerStep, reinterpret_cast<uint32_t*>(to));
+      }
+    });
   });
 }
 
-void windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
-                          int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
-                          int64_t output_stride, int form) {
-  run_linear(current_kernel(rows), bf16_panel_shape(inputs),
-             {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
-              Output{form}, nullptr});
+int windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
+                         int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
+                         int64_t output_stride, int form) {
+  return run_entry([&] {
+    run_linear(current_kernel(rows), bf16_panel_shape(inputs),
+               {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
+                Output{form}, nullptr});
+  });
 }
 
 int windlass_linear_bf16_use_dot(int choice) { return dot_choice().exchange(choice); }

@@ -21,18 +21,18 @@ WINDLASS_EXPORT int64_t windlass_linear_bf16_packed_bytes(int64_t outputs, int64
 
 // Packs bf16 w[outputs, inputs], rows `row_stride` elements apart. `is_float`, which other formats
 // have, is 0.
-WINDLASS_EXPORT void windlass_linear_bf16_pack(const void* weight, int is_float, int64_t row_stride,
-                                               int64_t outputs, int64_t inputs, void* packed);
+WINDLASS_EXPORT int windlass_linear_bf16_pack(const void* weight, int is_float, int64_t row_stride,
+                                              int64_t outputs, int64_t inputs, void* packed);
 
 // y[rows, outputs] = x[rows, inputs] * weight^T + bias. Strides in elements. `x` and `bias` are
 // bf16, `bias` may be null; `form` is an `Output`.
-WINDLASS_EXPORT void windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs,
-                                          const uint16_t* x, int64_t x_stride, int64_t rows,
-                                          const uint16_t* bias, void* output,
-                                          int64_t output_stride, int form);
+WINDLASS_EXPORT int windlass_linear_bf16(const void* packed, int64_t outputs, int64_t inputs,
+                                         const uint16_t* x, int64_t x_stride, int64_t rows,
+                                         const uint16_t* bias, void* output,
+                                         int64_t output_stride, int form);
 
-// Copies the rows `ids[count]` of the weight to rows[count, inputs]. Returns 0, or -1 when an id
-// is not one of `outputs`; its row is then left as it was.
+// Copies the rows `ids[count]` of the weight to rows[count, inputs]. `kBadIndex`: an id is not one
+// of `outputs`; its row is then left as it was.
 WINDLASS_EXPORT int windlass_linear_bf16_rows(const void* packed, int64_t outputs, int64_t inputs,
                                               const int64_t* ids, int64_t count, uint16_t* rows);
 

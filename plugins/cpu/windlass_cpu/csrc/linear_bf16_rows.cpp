@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "entry.h"
 #include "linear_bf16.h"
 #include "parallel.h"
 
@@ -24,17 +25,19 @@ extern "C" int windlass_linear_bf16_rows(const void* packed, int64_t outputs, in
   using namespace windlass;
   const int64_t panel_bytes = bf16_panel_shape(inputs).bytes;
   std::atomic<bool> all_known{true};
-  parallel_for(count, 1 + kGrainInputs / (inputs + 1), [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t id = ids[i];
-      if (id < 0 || id >= outputs) {
-        all_known = false;
-        continue;
+  const int status = run_entry([&] {
+    parallel_for(count, 1 + kGrainInputs / (inputs + 1), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t id = ids[i];
+        if (id < 0 || id >= outputs) {
+          all_known = false;
+          continue;
+        }
+        const char* panel = static_cast<const char*>(packed) + id / kPanelColumns * panel_bytes;
+        copy_row(reinterpret_cast<const uint32_t*>(panel) + id % kPanelColumns, inputs,
+                 rows + i * inputs);
       }
-      const char* panel = static_cast<const char*>(packed) + id / kPanelColumns * panel_bytes;
-      copy_row(reinterpret_cast<const uint32_t*>(panel) + id % kPanelColumns, inputs,
-               rows + i * inputs);
-    }
+    });
   });
-  return all_known ? 0 : -1;
+  return status != kDone || all_known ? status : kBadIndex;
 }

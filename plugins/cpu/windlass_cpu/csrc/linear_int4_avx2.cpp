@@ -20,7 +20,7 @@ struct Avx2 {
 #pragma GCC unroll 4
     for (int r = 0; r < Count; ++r) block[r] = _mm256_setzero_si256();
 #pragma GCC unroll 4
-    for (int s = 0; s < kInt4BlockInputs / kInt4SliceInputs; ++s) {
+    for (int s = 0; s < kInt4Group / kInt4SliceInputs; ++s) {
       const auto* at = reinterpret_cast<const __m256i*>(weights + s * kSliceBytes);
       const __m256i bytes = _mm256_load_si256(at);
       const __m256i low = _mm256_and_si256(bytes, mask);
@@ -52,4 +52,4 @@ struct Avx2 {
 
 }  // namespace
 
-const LinearKernel& windlass::int4_kernel_avx2(int group) { return int4_kernel<Avx2>(group); }
+const LinearKernel& windlass::int4_kernel_avx2() { return int4_kernel<Avx2>(); }

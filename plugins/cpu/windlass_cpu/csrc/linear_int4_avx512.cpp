@@ -12,7 +12,7 @@ struct Avx512 : Vectors512 {
 #pragma GCC unroll 8
     for (int r = 0; r < Count; ++r) block[r] = _mm512_setzero_si512();
 #pragma GCC unroll 8
-    for (int s = 0; s < kInt4BlockInputs / kInt4SliceInputs; ++s) {
+    for (int s = 0; s < kInt4Group / kInt4SliceInputs; ++s) {
       const __m512i bytes = _mm512_load_si512(weights + s * kSliceBytes);
       const __m512i low = _mm512_and_si512(bytes, mask);
       const __m512i high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
@@ -34,4 +34,4 @@ struct Avx512 : Vectors512 {
 
 }  // namespace
 
-const LinearKernel& windlass::int4_kernel_avx512(int group) { return int4_kernel<Avx512>(group); }
+const LinearKernel& windlass::int4_kernel_avx512() { return int4_kernel<Avx512>(); }

@@ -8,7 +8,7 @@ struct Avx512Vnni : Vectors512 {
   static void add_block(const char* weights, const Octet* octets, Sum (&sums)[Count]) {
     const __m512i mask = _mm512_set1_epi8(15);
 #pragma GCC unroll 4
-    for (int s = 0; s < kInt4BlockInputs / kInt4SliceInputs; ++s) {
+    for (int s = 0; s < kInt4Group / kInt4SliceInputs; ++s) {
       const __m512i bytes = _mm512_load_si512(weights + s * kSliceBytes);
       const __m512i low = _mm512_and_si512(bytes, mask);
       const __m512i high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
@@ -25,6 +25,4 @@ struct Avx512Vnni : Vectors512 {
 
 }  // namespace
 
-const LinearKernel& windlass::int4_kernel_avx512vnni(int group) {
-  return int4_kernel<Avx512Vnni>(group);
-}
+const LinearKernel& windlass::int4_kernel_avx512vnni() { return int4_kernel<Avx512Vnni>(); }

@@ -18,7 +18,7 @@ struct Scalar {
 
   template <int Count>
   static void add_block(const char* weights, const Octet* octets, Sum (&sums)[Count]) {
-    for (int s = 0; s < kInt4BlockInputs / kInt4SliceInputs; ++s) {
+    for (int s = 0; s < kInt4Group / kInt4SliceInputs; ++s) {
       Bits4 bits;
       std::memcpy(&bits, weights + s * kSliceBytes, sizeof bits);
       for (int i = 0; i < 4; ++i) {
@@ -46,4 +46,4 @@ struct Scalar {
 
 }  // namespace
 
-const LinearKernel& windlass::int4_kernel_scalar(int group) { return int4_kernel<Scalar>(group); }
+const LinearKernel& windlass::int4_kernel_scalar() { return int4_kernel<Scalar>(); }

@@ -1,5 +1,5 @@
 // The int4 product over an Arch: kRows, kVectors (a slice in vectors), Sum (of int32), Float, zero,
-// set (one int32 everywhere), add_block (32 inputs of one vector's channels), scales (fp16 to
+// set (one int32 everywhere), add_block (a group of one vector's channels), scales (fp16 to
 // Float), add_scaled, store.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-using windlass::kInt4BlockInputs;
+using windlass::kInt4Group;
 using windlass::kInt4Offset;
 using windlass::kInt4ScaleBytes;
 using windlass::kInt4SliceInputs;
@@ -20,9 +20,8 @@ struct Octet {
 };
 
 // Packed activations of `count` rows in one group.
-template <int Group>
 struct Int4Activations {
-  static constexpr int kSlices = Group / kInt4SliceInputs;
+  static constexpr int kSlices = kInt4Group / kInt4SliceInputs;
   static constexpr int64_t kRowBytes = sizeof(float) + sizeof(int32_t) + kSlices * sizeof(Octet);
 
   float* scales;
@@ -36,35 +35,34 @@ struct Int4Activations {
 };
 
 // Rounds one group of row `r`, with zeros beyond the last input; returns its scale.
-template <int Group>
-inline float round_int4_activations(const Rows& rows, int r, int64_t group, int8_t (&rounded)[Group],
-                                    int32_t* sum) {
-  const int64_t first = group * Group, left = rows.inputs - first;
-  uint16_t x[Group] = {};
-  std::memcpy(x, rows.x + r * rows.stride + first, (left < Group ? left : Group) * sizeof *x);
-  const float magnitude = bf16_magnitude(x, Group);
+inline float round_int4_activations(const Rows& rows, int r, int64_t group,
+                                    int8_t (&rounded)[kInt4Group], int32_t* sum) {
+  const int64_t first = group * kInt4Group, left = rows.inputs - first;
+  uint16_t x[kInt4Group] = {};
+  const int64_t count = left < kInt4Group ? left : kInt4Group;
+  std::memcpy(x, rows.x + r * rows.stride + first, count * sizeof *x);
+  const float magnitude = bf16_magnitude(x, kInt4Group);
   const float scale = (magnitude - magnitude == 0 ? magnitude : magnitude - magnitude) / 127;
-  float values[Group];
-  for (int i = 0; i < Group; ++i) values[i] = float_from_bf16(x[i]);
-  *sum = round_values(values, Group, inverse_of(scale), -127, 127, rounded);
+  float values[kInt4Group];
+  for (int i = 0; i < kInt4Group; ++i) values[i] = float_from_bf16(x[i]);
+  *sum = round_values(values, kInt4Group, inverse_of(scale), -127, 127, rounded);
   return scale;
 }
 
-template <class Arch, int Group>
+template <class Arch>
 struct Int4Format {
-  using Activations = Int4Activations<Group>;
   static constexpr int kRows = Arch::kRows, kVectors = Arch::kVectors;
-  static constexpr int64_t kStepBytes = Activations::kRowBytes;
+  static constexpr int64_t kStepBytes = Int4Activations::kRowBytes;
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
     for (int64_t group = begin; group < end; ++group) {
-      const Activations to(packed + group * kStepBytes * count, count);
+      const Int4Activations to(packed + group * kStepBytes * count, count);
       for (int r = 0; r < count; ++r) {
-        int8_t rounded[Group];
+        int8_t rounded[kInt4Group];
         int32_t sum;
-        to.scales[r] = round_int4_activations<Group>(rows, r, group, rounded, &sum);
+        to.scales[r] = round_int4_activations(rows, r, group, rounded, &sum);
         to.corrections[r] = -kInt4Offset * sum;
-        for (int s = 0; s < Activations::kSlices; ++s)
+        for (int s = 0; s < Int4Activations::kSlices; ++s)
           std::memcpy(to.octets[s * count + r].values, rounded + s * kInt4SliceInputs,
                       kInt4SliceInputs);
       }
@@ -73,7 +71,7 @@ struct Int4Format {
 
   template <int Count>
   static void tile(const TileInput& input, const TileOutput& output) {
-    constexpr int kSlices = Activations::kSlices;
+    constexpr int kSlices = Int4Activations::kSlices;
     constexpr int64_t kGroupBytes = kSlices * kSliceBytes + kInt4ScaleBytes;
     typename Arch::Float sums[Count][kVectors];
     for (auto& row : sums)
@@ -83,7 +81,7 @@ struct Int4Format {
     for (int64_t group = 0; group < input.steps; ++group, weights += kGroupBytes) {
       for (int line = 0; line < input.prefetch_lines; ++line, prefetch += 64)
         __builtin_prefetch(prefetch, 0, 2);
-      const Activations from(const_cast<char*>(input.activations) + group * kStepBytes * Count,
+      const Int4Activations from(const_cast<char*>(input.activations) + group * kStepBytes * Count,
                              Count);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) add_group(weights, v, from, sums);
@@ -97,17 +95,13 @@ struct Int4Format {
 
   // Adds one group's products for the channels of vector `v`.
   template <int Count>
-  static inline void add_group(const char* weights, int v, const Activations& from,
+  static inline void add_group(const char* weights, int v, const Int4Activations& from,
                                typename Arch::Float (&sums)[Count][kVectors]) {
-    constexpr int kSlices = Activations::kSlices;
-    constexpr int kBlockSlices = kInt4BlockInputs / kInt4SliceInputs;
+    constexpr int kSlices = Int4Activations::kSlices;
     typename Arch::Sum group[Count];
 #pragma GCC unroll 16
     for (int r = 0; r < Count; ++r) group[r] = Arch::set(from.corrections[r]);
-#pragma GCC unroll 4
-    for (int s = 0; s < kSlices; s += kBlockSlices)
-      Arch::template add_block<Count>(weights + s * kSliceBytes + v * (kSliceBytes / kVectors),
-                                      from.octets + s * Count, group);
+    Arch::template add_block<Count>(weights + v * (kSliceBytes / kVectors), from.octets, group);
     const auto scales =
         Arch::scales(weights + kSlices * kSliceBytes + v * (kInt4ScaleBytes / kVectors));
 #pragma GCC unroll 16
@@ -117,8 +111,8 @@ struct Int4Format {
 };
 
 template <class Arch>
-const LinearKernel& int4_kernel(int group) {
-  return group == 32 ? kernel_of<Int4Format<Arch, 32>>() : kernel_of<Int4Format<Arch, 128>>();
+const LinearKernel& int4_kernel() {
+  return kernel_of<Int4Format<Arch>>();
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // A thread unpacks a panel to int8 slices once and keeps it while groups of rows pass. The products
 // of a group of inputs are stored, and scaled into fp32 sums while the next group is multiplied.
 //
-// Packed activations are [group][block][row][up to 64 inputs], then the scales [group][row].
+// Packed activations are [group][row][32 inputs], then the scales [group][row].
 #pragma once
 
 #include <vector>
@@ -15,10 +15,9 @@
 namespace {
 
 // A panel as int8 slices of 4 inputs and fp32 scales.
-template <int Group>
 class UnpackedPanel {
  public:
-  static constexpr int64_t kSlices = Group / kInt4SliceInputs;       // packed, of a group
+  static constexpr int64_t kSlices = kInt4Group / kInt4SliceInputs;  // packed, of a group
   static constexpr int64_t kGroupBytes = 2 * kSlices * kSliceBytes;  // unpacked
 
   const char* weights(int64_t group) const { return weights_ + group * kGroupBytes; }
@@ -75,7 +74,7 @@ inline PanelMemory& panel_memory() {
   return memory;
 }
 
-template <class SomeTiles, int Group>
+template <class SomeTiles>
 struct Int4TileFormat {
   // Tiles that forget the unpacked panel when they are released: other weights may come to lie
   // where it was packed.
@@ -85,44 +84,41 @@ struct Int4TileFormat {
       SomeTiles::release();
     }
   };
-  using Panel = UnpackedPanel<Group>;
   using Sums = float[kMostTileRows][kPanelColumns];
   using GroupSums = int32_t[kMostTileRows][kPanelColumns];
 
-  static constexpr int64_t kStepBytes = Group + sizeof(float);
-  static constexpr int kBlockInputs = Group < kTileBytes ? Group : kTileBytes;
-  static constexpr int kBlockSteps = kBlockInputs / kTileStepBytes;
+  static constexpr int64_t kStepBytes = kInt4Group + sizeof(float);
+  static constexpr int kGroupSteps = kInt4Group / kTileStepBytes;
 
   static void pack(const Rows& rows, int count, int64_t begin, int64_t end, char* packed) {
-    const int64_t groups = windlass::divide_up(rows.inputs, Group);
-    auto* scales = reinterpret_cast<float*>(packed + groups * Group * count);
+    const int64_t groups = windlass::divide_up(rows.inputs, kInt4Group);
+    auto* scales = reinterpret_cast<float*>(packed + groups * kInt4Group * count);
     for (int64_t group = begin; group < end; ++group)
       for (int r = 0; r < count; ++r) {
-        int8_t rounded[Group];
+        int8_t rounded[kInt4Group];
         int32_t sum;
-        scales[group * count + r] = round_int4_activations<Group>(rows, r, group, rounded, &sum);
-        char* to = packed + group * Group * count + r * kBlockInputs;
-        for (int i = 0; i < Group; i += kBlockInputs)
-          std::memcpy(to + i * count, rounded + i, kBlockInputs);
+        scales[group * count + r] = round_int4_activations(rows, r, group, rounded, &sum);
+        std::memcpy(packed + (group * count + r) * kInt4Group, rounded, kInt4Group);
       }
   }
 
   static void tile(int rows, const TileInput& input, const TileOutput& output) {
     PanelMemory& memory = panel_memory();
-    const Panel panel(memory.at_least(Panel::bytes(input.steps)), input.steps);
+    const UnpackedPanel panel(memory.at_least(UnpackedPanel::bytes(input.steps)), input.steps);
     if (memory.unpacked != input.weights) panel.unpack(input.weights, input.steps);
     memory.unpacked = input.weights;
     alignas(64) Sums sums;
-    Tiles::configure(rows < kTileRows ? rows : kTileRows, kBlockSteps);
+    Tiles::configure(rows < kTileRows ? rows : kTileRows, kGroupSteps);
     if (rows > kTileRows) accumulate_groups<true>(panel, input, rows, sums);
     else accumulate_groups<false>(panel, input, rows, sums);
     write_tile(sums, output, rows);
   }
 
   template <bool kTwo>
-  static void accumulate_groups(const Panel& panel, const TileInput& input, int rows, Sums& sums) {
+  static void accumulate_groups(const UnpackedPanel& panel, const TileInput& input, int rows,
+                                Sums& sums) {
     const auto* row_scales =
-        reinterpret_cast<const float*>(input.activations + input.steps * Group * rows);
+        reinterpret_cast<const float*>(input.activations + input.steps * kInt4Group * rows);
     const char* activations = input.activations;
     const char* prefetch = input.prefetch;
     alignas(64) GroupSums group_sums[2];
@@ -131,7 +127,7 @@ struct Int4TileFormat {
       for (int line = 0; line < input.prefetch_lines; ++line, prefetch += 64)
         __builtin_prefetch(prefetch, 0, 2);
       multiply_group<kTwo>(panel.weights(group), activations, rows, group_sums[group % 2]);
-      activations += Group * rows;
+      activations += kInt4Group * rows;
       if (group > 0) add_group(panel, row_scales, group - 1, rows, group_sums, sums);
     }
     add_group(panel, row_scales, input.steps - 1, rows, group_sums, sums);
@@ -142,17 +138,12 @@ struct Int4TileFormat {
                              GroupSums& sums) {
     const int last = kTwo ? rows - kTileRows : 0;
     zero_sums<Tiles, kTwo>();
-    for (int i = 0; i < Group; i += kBlockInputs) {
-      multiply_block<Tiles, kTwo>(weights, activations, activations + last * kBlockInputs,
-                                  kBlockInputs);
-      weights += kBlockSteps * kSlicesPerStep * kSliceBytes;
-      activations += rows * kBlockInputs;
-    }
+    multiply_block<Tiles, kTwo>(weights, activations, activations + last * kInt4Group, kInt4Group);
     store_sums<Tiles, kTwo>(sums, last);
   }
 
-  static void add_group(const Panel& panel, const float* row_scales, int64_t group, int rows,
-                        const GroupSums (&group_sums)[2], Sums& sums) {
+  static void add_group(const UnpackedPanel& panel, const float* row_scales, int64_t group,
+                        int rows, const GroupSums (&group_sums)[2], Sums& sums) {
     const float* scales = panel.scales(group);
     const GroupSums& from = group_sums[group % 2];
     for (int r = 0; r < rows; ++r) {
@@ -162,12 +153,5 @@ struct Int4TileFormat {
     }
   }
 };
-
-// A kernel for groups of 32 or 128.
-template <class Tiles>
-const LinearKernel& int4_tile_kernel(int group) {
-  return group == 32 ? tile_kernel_of<Int4TileFormat<Tiles, 32>>()
-                     : tile_kernel_of<Int4TileFormat<Tiles, 128>>();
-}
 
 }  // namespace

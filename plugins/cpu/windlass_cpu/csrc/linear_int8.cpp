@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "entry.h"
 #include "linear_dispatch.h"
 #include "linear_quantize.h"
 #include "linear_rounding.h"
@@ -95,27 +96,31 @@ int64_t windlass_linear_int8_packed_bytes(int64_t outputs, int64_t inputs) {
   return divide_up(outputs, kPanelColumns) * panel_shape(inputs).bytes;
 }
 
-void windlass_linear_int8_pack(const void* weight, int is_float, int64_t row_stride,
-                               int64_t outputs, int64_t inputs, void* packed) {
+int windlass_linear_int8_pack(const void* weight, int is_float, int64_t row_stride,
+                              int64_t outputs, int64_t inputs, void* packed) {
   const PanelShape shape = panel_shape(inputs);
   const int64_t row_bytes = row_stride * (is_float ? sizeof(float) : sizeof(uint16_t));
-  parallel_for(divide_up(outputs, kPanelColumns), 1, [&](int64_t begin, int64_t end, int) {
-    PanelPacker packer(inputs, shape);
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel * kPanelColumns, left = outputs - first;
-      packer.pack(static_cast<const char*>(weight) + first * row_bytes, is_float != 0, row_bytes,
-                  left < kPanelColumns ? left : kPanelColumns,
-                  static_cast<char*>(packed) + panel * shape.bytes);
-    }
+  return run_entry([&] {
+    parallel_for(divide_up(outputs, kPanelColumns), 1, [&](int64_t begin, int64_t end, int) {
+      PanelPacker packer(inputs, shape);
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t first = panel * kPanelColumns, left = outputs - first;
+        packer.pack(static_cast<const char*>(weight) + first * row_bytes, is_float != 0, row_bytes,
+                    left < kPanelColumns ? left : kPanelColumns,
+                    static_cast<char*>(packed) + panel * shape.bytes);
+      }
+    });
   });
 }
 
-void windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
-                          int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
-                          int64_t output_stride, int form) {
-  if (rows == 0) return;
-  run_linear(current_kernel(rows), panel_shape(inputs),
-             {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
-              Output{form}, row_scales(x, x_stride, rows, inputs)});
+int windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs, const uint16_t* x,
+                         int64_t x_stride, int64_t rows, const uint16_t* bias, void* output,
+                         int64_t output_stride, int form) {
+  if (rows == 0) return kDone;
+  return run_entry([&] {
+    run_linear(current_kernel(rows), panel_shape(inputs),
+               {packed, outputs, inputs, x, x_stride, rows, bias, output, output_stride,
+                Output{form}, row_scales(x, x_stride, rows, inputs)});
+  });
 }
 }

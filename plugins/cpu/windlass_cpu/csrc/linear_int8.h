@@ -32,12 +32,12 @@ WINDLASS_EXPORT int64_t windlass_linear_int8_packed_bytes(int64_t outputs, int64
 
 // Quantises and packs w[outputs, inputs], bf16 or fp32, rows `row_stride` elements apart. Every
 // channel's largest magnitude becomes 127. `inputs` is at most 65536.
-WINDLASS_EXPORT void windlass_linear_int8_pack(const void* weight, int is_float, int64_t row_stride,
-                                               int64_t outputs, int64_t inputs, void* packed);
+WINDLASS_EXPORT int windlass_linear_int8_pack(const void* weight, int is_float, int64_t row_stride,
+                                              int64_t outputs, int64_t inputs, void* packed);
 
 // As windlass_linear_bf16.
-WINDLASS_EXPORT void windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs,
-                                          const uint16_t* x, int64_t x_stride, int64_t rows,
-                                          const uint16_t* bias, void* output,
-                                          int64_t output_stride, int form);
+WINDLASS_EXPORT int windlass_linear_int8(const void* packed, int64_t outputs, int64_t inputs,
+                                         const uint16_t* x, int64_t x_stride, int64_t rows,
+                                         const uint16_t* bias, void* output,
+                                         int64_t output_stride, int form);
 }

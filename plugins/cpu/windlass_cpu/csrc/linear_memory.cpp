@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "entry.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -30,13 +31,16 @@ uint64_t sum_of(const Words* words, int64_t count) {
 extern "C" {
 
 // Reads `bytes` (a multiple of 128, at a multiple of 64) once, on all threads, doing nothing else:
-// what a product of one row takes at best. Returns a checksum.
-WINDLASS_EXPORT uint64_t windlass_linear_read(const void* memory, int64_t bytes) {
+// what a product of one row takes at best. Returns a `Status`.
+WINDLASS_EXPORT int windlass_linear_read(const void* memory, int64_t bytes, uint64_t* checksum) {
   std::atomic<uint64_t> total{0};
   const int64_t count = bytes / static_cast<int64_t>(sizeof(Words)) / 2;
-  windlass::parallel_for(count, 1024, [&](int64_t begin, int64_t end, int) {
-    total ^= sum_of(static_cast<const Words*>(memory) + 2 * begin, 2 * (end - begin));
+  const int status = windlass::run_entry([&] {
+    windlass::parallel_for(count, 1024, [&](int64_t begin, int64_t end, int) {
+      total ^= sum_of(static_cast<const Words*>(memory) + 2 * begin, 2 * (end - begin));
+    });
   });
-  return total;
+  *checksum = total;
+  return status;
 }
 }

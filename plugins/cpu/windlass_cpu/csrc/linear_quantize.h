@@ -16,7 +16,7 @@ struct Quantizer {
   // values * inverse, rounded and held within [low, high]; returns their sum.
   int32_t (*round)(const float* values, int64_t count, float inverse, float low, float high,
                    int8_t* rounded);
-  // A group of 32 or 128 to int4; returns the scale as fp16.
+  // A group to int4; returns the scale as fp16.
   uint16_t (*round_int4_group)(const float* values, int64_t count, int8_t* rounded);
 };
 

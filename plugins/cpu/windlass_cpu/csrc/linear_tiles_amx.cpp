@@ -14,6 +14,6 @@ const LinearKernel& windlass::int8_kernel_amx() {
   return tile_kernel_of<Int8TileFormat<AmxInt8Tiles>>();
 }
 
-const LinearKernel& windlass::int4_kernel_amx(int group) {
-  return int4_tile_kernel<AmxInt8Tiles>(group);
+const LinearKernel& windlass::int4_kernel_amx() {
+  return tile_kernel_of<Int4TileFormat<AmxInt8Tiles>>();
 }

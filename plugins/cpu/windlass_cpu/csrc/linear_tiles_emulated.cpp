@@ -87,6 +87,6 @@ const LinearKernel& windlass::int8_kernel_emulated() {
   return tile_kernel_of<Int8TileFormat<Int8Tiles>>();
 }
 
-const LinearKernel& windlass::int4_kernel_emulated(int group) {
-  return int4_tile_kernel<Int8Tiles>(group);
+const LinearKernel& windlass::int4_kernel_emulated() {
+  return tile_kernel_of<Int4TileFormat<Int8Tiles>>();
 }

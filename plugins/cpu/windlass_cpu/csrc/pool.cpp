@@ -36,7 +36,17 @@ struct Job {
   const void* context;
   Upcoming upcoming;
   int threads;
+  std::atomic<bool>* out_of_memory;  // set when a call of `work` found no memory
 };
+
+// Does a thread's part. No other exception comes from a kernel.
+void work_on(const Job& job, int thread) {
+  try {
+    job.work(job.context, thread);
+  } catch (const std::bad_alloc&) {
+    job.out_of_memory->store(true, std::memory_order_relaxed);
+  }
+}
 
 // A thread's walk through what it will read next, while it has nothing else to do.
 class Fetch {
@@ -98,7 +108,7 @@ class alignas(64) Worker {
       wait();
       int called = kCalled;
       if (!state_.compare_exchange_strong(called, kRunning)) continue;
-      job_.work(job_.context, index_);
+      work_on(job_, index_);
       fetch_.follow(job_, index_);
       state_.store(kIdle, std::memory_order_release);
     }
@@ -159,32 +169,42 @@ class Pool {
 
   void resize(int count, const int* cpus) {
     while (busy_.test_and_set(std::memory_order_acquire)) pause();
+    const Turn turn{busy_};
+    if (count > 1) workers_.reserve(count - 1);
     while (static_cast<int>(workers_.size()) + 1 < count) {
       const int index = static_cast<int>(workers_.size()) + 1;
       workers_.push_back(new Worker(index, cpus != nullptr ? cpus[index] : -1));
     }
     threads_.store(count > 1 ? count : 1);
-    busy_.clear(std::memory_order_release);
   }
 
   // A second caller, and a kernel inside a kernel, work alone: no thread waits for another's job.
   void run(Job job) {
+    std::atomic<bool> out_of_memory{false};
     job.upcoming = upcoming_;
+    job.out_of_memory = &out_of_memory;
     const int threads = job.threads;
     if (busy_.test_and_set(std::memory_order_acquire)) {
       job.work(job.context, 0);
       return;
     }
+    const Turn turn{busy_};
     const int helpers = threads - 1 < static_cast<int>(workers_.size())
                             ? threads - 1
                             : static_cast<int>(workers_.size());
     for (int i = 0; i < helpers; ++i) workers_[i]->call(job);
-    job.work(job.context, 0);
+    work_on(job, 0);
     for (int i = 0; i < helpers; ++i) workers_[i]->finish();
-    busy_.clear(std::memory_order_release);
+    if (out_of_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();
   }
 
  private:
+  // Its end lets the next caller have the workers.
+  struct Turn {
+    std::atomic_flag& busy;
+    ~Turn() { busy.clear(std::memory_order_release); }
+  };
+
   // A forked child has none of its parent's threads, and starts without a pool.
   static std::atomic<Pool*>& current() {
     static std::atomic<Pool*> pool{nullptr};
@@ -202,7 +222,7 @@ class Pool {
 int num_threads() { return Pool::instance().threads(); }
 
 void run_on_threads(int threads, void (*work)(const void*, int), const void* context) {
-  Pool::instance().run({work, context, {}, threads});
+  Pool::instance().run({work, context, {}, threads, nullptr});
 }
 
 void expect(const Upcoming& upcoming) { Pool::instance().expect(upcoming); }
@@ -211,9 +231,13 @@ void expect(const Upcoming& upcoming) { Pool::instance().expect(upcoming); }
 
 extern "C" {
 
-void windlass_set_threads(int count, const int* cpus) {
-  windlass::Pool::instance().resize(count, cpus);
+int windlass_set_threads(int count, const int* cpus) {
+  return windlass::run_entry([&] { windlass::Pool::instance().resize(count, cpus); });
 }
 
-int windlass_num_threads() { return windlass::num_threads(); }
+int windlass_num_threads() {
+  int threads = 0;
+  const int status = windlass::run_entry([&] { threads = windlass::num_threads(); });
+  return status == windlass::kDone ? threads : status;
+}
 }

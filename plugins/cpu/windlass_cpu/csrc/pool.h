@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "entry.h"
 #include "isa.h"
 
 namespace windlass {
@@ -25,7 +26,8 @@ struct Upcoming {
 void expect(const Upcoming& upcoming);
 
 // Calls work(context, i) for 0, on the calling thread, and for each 0 < i < threads at most once,
-// and returns when no call runs any more. Only the call for 0 is certain to be made.
+// and returns when no call runs any more. Only the call for 0 is certain to be made. Throws
+// std::bad_alloc when a call did.
 void run_on_threads(int threads, void (*work)(const void* context, int thread),
                     const void* context);
 
@@ -34,6 +36,7 @@ void run_on_threads(int threads, void (*work)(const void* context, int thread),
 extern "C" {
 // Sets the number of threads (at least 1) for all kernel calls that begin afterwards; `cpus`, if
 // not null, names for each but the first the processor that it is bound to.
-WINDLASS_EXPORT void windlass_set_threads(int count, const int* cpus);
+WINDLASS_EXPORT int windlass_set_threads(int count, const int* cpus);
+// The number, or a `Status` below 0.
 WINDLASS_EXPORT int windlass_num_threads();
 }

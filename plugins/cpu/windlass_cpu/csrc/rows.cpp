@@ -1,6 +1,7 @@
 // Runs row kernels with the current instruction set, rows shared among threads.
 #include "rows.h"
 
+#include "entry.h"
 #include "parallel.h"
 
 namespace windlass {
@@ -10,9 +11,11 @@ namespace {
 constexpr int64_t kGrainNumbers = 32 << 10;
 
 template <typename Call>
-void share_rows(RowFunction<Call> function, const Call& call, int64_t rows, int64_t numbers) {
-  parallel_for(rows, kGrainNumbers / (numbers + 1) + 1,
-               [&](int64_t begin, int64_t end, int) { function(call, begin, end); });
+int share_rows(RowFunction<Call> function, const Call& call, int64_t rows, int64_t numbers) {
+  return run_entry([&] {
+    parallel_for(rows, kGrainNumbers / (numbers + 1) + 1,
+                 [&](int64_t begin, int64_t end, int) { function(call, begin, end); });
+  });
 }
 
 }  // namespace
@@ -29,26 +32,25 @@ const RowFunctions& row_functions(Dtype dtype) {
 
 }  // namespace windlass
 
+using namespace windlass;
+
 extern "C" {
 
-WINDLASS_EXPORT void windlass_rms_norm(const windlass::NormCall* call, int64_t rows,
-                                       int32_t dtype) {
-  windlass::share_rows(windlass::row_functions(windlass::Dtype{dtype}).norm, *call, rows, call->size);
+int windlass_rms_norm(const NormCall* call, int64_t rows, int32_t dtype) {
+  return share_rows(row_functions(Dtype{dtype}).norm, *call, rows, call->size);
 }
 
-WINDLASS_EXPORT void windlass_silu_mul(const windlass::SiluMulCall* call, int64_t rows,
-                                       int32_t dtype) {
-  windlass::share_rows(windlass::row_functions(windlass::Dtype{dtype}).silu_mul, *call, rows, call->size);
+int windlass_silu_mul(const SiluMulCall* call, int64_t rows, int32_t dtype) {
+  return share_rows(row_functions(Dtype{dtype}).silu_mul, *call, rows, call->size);
 }
 
-WINDLASS_EXPORT void windlass_rope(const windlass::RopeCall* call, int64_t tokens, int32_t dtype) {
+int windlass_rope(const RopeCall* call, int64_t tokens, int32_t dtype) {
   const int64_t numbers = (call->query.num_heads + 2 * call->key.num_heads) * call->head_dim;
-  windlass::share_rows(windlass::row_functions(windlass::Dtype{dtype}).rope, *call, tokens, numbers);
+  return share_rows(row_functions(Dtype{dtype}).rope, *call, tokens, numbers);
 }
 
-WINDLASS_EXPORT void windlass_write_slots(const windlass::WriteCall* call, int64_t tokens,
-                                          int32_t dtype) {
+int windlass_write_slots(const WriteCall* call, int64_t tokens, int32_t dtype) {
   const int64_t numbers = call->num_heads * call->head_dim;
-  windlass::share_rows(windlass::row_functions(windlass::Dtype{dtype}).write, *call, tokens, numbers);
+  return share_rows(row_functions(Dtype{dtype}).write, *call, tokens, numbers);
 }
 }

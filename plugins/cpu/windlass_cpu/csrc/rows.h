@@ -88,9 +88,10 @@ const RowFunctions& row_functions(Dtype dtype);
 }  // namespace windlass
 
 extern "C" {
-WINDLASS_EXPORT void windlass_rms_norm(const windlass::NormCall*, int64_t rows, int32_t dtype);
-WINDLASS_EXPORT void windlass_silu_mul(const windlass::SiluMulCall*, int64_t rows, int32_t dtype);
-WINDLASS_EXPORT void windlass_rope(const windlass::RopeCall*, int64_t tokens, int32_t dtype);
-WINDLASS_EXPORT void windlass_write_slots(const windlass::WriteCall*, int64_t tokens,
-                                          int32_t dtype);
+// All return a `Status`.
+WINDLASS_EXPORT int windlass_rms_norm(const windlass::NormCall*, int64_t rows, int32_t dtype);
+WINDLASS_EXPORT int windlass_silu_mul(const windlass::SiluMulCall*, int64_t rows, int32_t dtype);
+WINDLASS_EXPORT int windlass_rope(const windlass::RopeCall*, int64_t tokens, int32_t dtype);
+WINDLASS_EXPORT int windlass_write_slots(const windlass::WriteCall*, int64_t tokens,
+                                         int32_t dtype);
 }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "entry.h"
 #include "parallel.h"
 #include "scratch.h"
 
@@ -115,9 +116,11 @@ void logprobs_of_row(const LogitFunctions& functions, const LogprobCall& call, i
 }
 
 template <typename Body>
-void for_rows(int64_t rows, const Body& body) {
-  parallel_for(rows, kGrainRows, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) body(row);
+int for_rows(int64_t rows, const Body& body) {
+  return run_entry([&] {
+    parallel_for(rows, kGrainRows, [&](int64_t begin, int64_t end, int) {
+      for (int64_t row = begin; row < end; ++row) body(row);
+    });
   });
 }
 
@@ -134,28 +137,29 @@ const LogitFunctions& logit_functions() {
 
 }  // namespace windlass
 
+using namespace windlass;
+
 extern "C" {
 
-WINDLASS_EXPORT void windlass_greedy(const float* logits, int64_t stride, int64_t num_rows,
-                                     int64_t vocab_size, int64_t* tokens, float* largest) {
-  const windlass::LogitFunctions& functions = windlass::logit_functions();
-  windlass::for_rows(num_rows, [&](int64_t row) {
-    const windlass::Largest found = functions.largest(logits + row * stride, vocab_size);
+int windlass_greedy(const float* logits, int64_t stride, int64_t num_rows, int64_t vocab_size,
+                    int64_t* tokens, float* largest) {
+  const LogitFunctions& functions = logit_functions();
+  return for_rows(num_rows, [&](int64_t row) {
+    const Largest found = functions.largest(logits + row * stride, vocab_size);
     tokens[row] = found.index;
     largest[row] = found.value;
   });
 }
 
-WINDLASS_EXPORT void windlass_sample(const windlass::SampleCall* call) {
-  const windlass::LogitFunctions& functions = windlass::logit_functions();
-  windlass::for_rows(call->num_rows, [&](int64_t row) {
-    call->tokens[row] = windlass::sample_row(functions, *call, row);
+int windlass_sample(const SampleCall* call) {
+  const LogitFunctions& functions = logit_functions();
+  return for_rows(call->num_rows, [&](int64_t row) {
+    call->tokens[row] = sample_row(functions, *call, row);
   });
 }
 
-WINDLASS_EXPORT void windlass_token_logprobs(const windlass::LogprobCall* call) {
-  const windlass::LogitFunctions& functions = windlass::logit_functions();
-  windlass::for_rows(call->num_rows,
-                     [&](int64_t row) { windlass::logprobs_of_row(functions, *call, row); });
+int windlass_token_logprobs(const LogprobCall* call) {
+  const LogitFunctions& functions = logit_functions();
+  return for_rows(call->num_rows, [&](int64_t row) { logprobs_of_row(functions, *call, row); });
 }
 }

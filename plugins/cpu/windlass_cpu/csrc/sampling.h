@@ -64,9 +64,9 @@ float kept_bound(const LogitFunctions& functions, const float* weights, int64_t 
 }  // namespace windlass
 
 extern "C" {
-// Largest logit and its place for each row.
-WINDLASS_EXPORT void windlass_greedy(const float* logits, int64_t stride, int64_t num_rows,
-                                     int64_t vocab_size, int64_t* tokens, float* largest);
-WINDLASS_EXPORT void windlass_sample(const windlass::SampleCall*);
-WINDLASS_EXPORT void windlass_token_logprobs(const windlass::LogprobCall*);
+// All return a `Status`. Largest logit and its place for each row:
+WINDLASS_EXPORT int windlass_greedy(const float* logits, int64_t stride, int64_t num_rows,
+                                    int64_t vocab_size, int64_t* tokens, float* largest);
+WINDLASS_EXPORT int windlass_sample(const windlass::SampleCall*);
+WINDLASS_EXPORT int windlass_token_logprobs(const windlass::LogprobCall*);
 }

@@ -10,6 +10,7 @@ Scratch::~Scratch() { std::free(memory_); }
 void* Scratch::at_least(int64_t bytes) {
   if (bytes > size_) {
     std::free(memory_);
+    memory_ = nullptr;
     size_ = 0;
     const int64_t rounded = (bytes + 4095) / 4096 * 4096;
     memory_ = std::aligned_alloc(64, rounded);

@@ -13,7 +13,8 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch();
 
-  // At least `bytes`, 64-byte aligned; the next call may hand out the same again.
+  // At least `bytes`, 64-byte aligned; the next call may hand out the same again. Throws
+  // std::bad_alloc.
   void* at_least(int64_t bytes);
 
  private:
@@ -22,7 +23,7 @@ class Scratch {
 };
 
 // At least `bytes` of this thread's own memory, for a kernel's inner part. Freed when the thread
-// ends.
+// ends. Throws std::bad_alloc.
 void* thread_scratch(int64_t bytes);
 
 }  // namespace windlass
