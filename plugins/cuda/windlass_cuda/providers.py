@@ -36,8 +36,15 @@ OP_PROVIDERS = (
         supports="windlass_cuda.experts:supports_pack_experts",
         priority=100,
     ),
+    OpProvider(
+        op="pack_weight",
+        name="windlass_cuda_quantized",
+        target="windlass_cuda.quantized:pack_weight",
+        supports="windlass_cuda.quantized:supports_pack_weight",
+        priority=100,
+    ),
 )
-"""All but `pack_experts` take every call, so no choice is made at each call."""
+"""All but those that pack weights take every call, so no choice is made at each call."""
 
 
 def op_providers(arch: str) -> tuple[OpProvider, ...]:
