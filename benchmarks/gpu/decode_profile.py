@@ -6,6 +6,7 @@ See NOTES.md for the method. One call measures several models; the tables come l
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for model in args.model:
             reports.append(measure(model, Path(folder), args, ceilings))
+            free_memory(args.device)
             if args.out:
                 args.out.write_text(json.dumps(reports, indent=1) + "\n")
     console = Console(highlight=False, width=118)
@@ -164,7 +166,9 @@ def profiles(llm: LLM, runner: WatchedRunner, args: argparse.Namespace) -> list[
     found = []
     for batch in args.profiled:
         runner.profile(PROFILED_STEPS + 1, decodes=True)
-        answer(llm, fixed(batch, args.context, PROFILED_STEPS + 8, "kernels"))
+        # While the last prompts are prefilled the first answers must not end.
+        ramp = batch * args.context // 2048
+        answer(llm, fixed(batch, args.context, PROFILED_STEPS + 8 + ramp, "kernels"))
         found.append(traced(f"decode@{batch}", runner.trace))
     runner.profile(1, decodes=False)
     answer(llm, fixed(1, args.prefill, 1, "kernels"))
@@ -243,6 +247,13 @@ def numbers(first: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def free_memory(device: str) -> None:
+    """Give back what the last model left in torch's cache."""
+    gc.collect()
+    if device != "cpu":
+        torch.accelerator.empty_cache()
 
 
 def device_name(device: str) -> str:
