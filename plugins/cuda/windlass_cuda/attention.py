@@ -24,7 +24,7 @@ from windlass.kernels.triton.decode_plan import DecodePlan, DecodeScratch, plan_
 from windlass.kernels.triton.paged_decode import paged_decode
 from windlass.kernels.triton.paged_prefill import list_query_tiles, paged_prefill
 from windlass.kernels.triton.rope import rope_and_write, write_kv
-from windlass_cuda import tuning
+from windlass_cuda import row_tuning, tuning
 from windlass_cuda.torch_prefill import Chunks, PrefillProvider, installed_providers, upload
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,6 @@ class CudaAttention(Attention):
         self._multiprocessors = multiprocessors
         self._device = device
         self._providers = installed_providers()
-        self._head_config = tuning.head_config(arch)
 
     def supports(
         self,
@@ -110,7 +109,8 @@ class CudaAttention(Attention):
         slot_mapping: torch.Tensor,
     ) -> None:
         """One launch."""
-        write_kv(key, value, pool.keys[layer], pool.values[layer], slot_mapping, self._head_config)
+        config = row_tuning.head_config(self._arch, key.shape[2], len(key))
+        write_kv(key, value, pool.keys[layer], pool.values[layer], slot_mapping, config)
 
     def rope_and_write(
         self,
@@ -137,7 +137,7 @@ class CudaAttention(Attention):
             pool.values[layer],
             slot_mapping,
             norm,
-            self._head_config,
+            row_tuning.head_config(self._arch, key.shape[2], len(key)),
         )
 
     def run(

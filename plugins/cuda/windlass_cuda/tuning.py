@@ -16,16 +16,12 @@ import triton
 from windlass.kernels.triton.decode_plan import DecodeConfig
 from windlass.kernels.triton.launch import LaunchConfig
 from windlass.kernels.triton.paged_prefill import PrefillConfig
-from windlass.kernels.triton.rope import HeadConfig
 from windlass_cuda.overlap import overlap
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-"""Chips with entries of their own; those after each take its entries, from sm_120 on sm_80's."""
+"""Chips with entries of their own; those after each take its entries, from sm_120 on sm_80's.
 
-SHARED_MEMORY = {"sm_80": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
-"""Bytes that one program may take (CUDA programming guide, compute capabilities).
-
-sm_80 itself has 163 KiB, but its entries serve sm_86, sm_89 and sm_120 too.
+So sm_80's must fit the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
 """
 
 _FIRST_SMALL_BLACKWELL = 120
@@ -123,12 +119,6 @@ def prefill_config(arch: str, head_dim: int, dtype: torch.dtype, group: int) -> 
 def gather_config(arch: str) -> LaunchConfig:
     """How the copy out of the cache is launched."""
     return LaunchConfig(num_warps=4, num_stages=1, **overlap(arch))
-
-
-@cache
-def head_config(arch: str) -> HeadConfig:
-    """How keys and values are written to the cache."""
-    return HeadConfig(**overlap(arch))
 
 
 def prefill_providers(arch: str, head_dim: int, query_len: int, seq_len: int) -> list[str]:
