@@ -49,15 +49,18 @@ def pack_weight(weight: torch.Tensor, quantization: Quantization) -> PackedWeigh
 
 
 class RoundedWeight(PackedWeight):
-    """A weight `[N, K]` in the packing of the kernels for `arch` ("sm_90")."""
+    """A weight `[N, K]` on a GPU of `arch` ("sm_90") with so many multiprocessors.
+
+    `packed` is what `windlass.kernels.triton.quantized_linear.pack` gives.
+    """
 
     def __init__(
         self, weight: torch.Tensor, quantization: Quantization, arch: str, multiprocessors: int
     ) -> None:
         self.out_features, self.in_features = weight.shape
         self.quantization = quantization
-        self._numbers, self._scales = _packed(weight, quantization)
-        self.nbytes = self._numbers.nbytes + self._scales.nbytes
+        self.packed = _packed(weight, quantization)
+        self.nbytes = sum(part.nbytes for part in self.packed)
         self._arrived = torch.zeros(MAX_SPLIT_TILES, dtype=torch.int32, device=weight.device)
         self._chip = (arch, multiprocessors)
         self._configs: dict[int, QuantizedConfig] = {}
@@ -81,9 +84,7 @@ class RoundedWeight(PackedWeight):
             return out
         config = self._configs.get(rows) or self._choose(rows)
         x = x if x.stride(1) == 1 else x.contiguous()
-        quantized_linear(
-            *(x, self._numbers, self._scales, bias, out, self._arrived, self.quantization, config)
-        )
+        quantized_linear(*(x, *self.packed, bias, out, self._arrived, self.quantization, config))
         return out
 
     def _choose(self, rows: int) -> QuantizedConfig:
@@ -118,7 +119,7 @@ def _spec(arch: str, name: str, quantization: Quantization, config: QuantizedCon
         "PARTS": PARTS[quantization],
         "ROWS": config.rows,
         "CHANNELS": config.channels,
-        "SPLITS": config.splits,
+        "SPLIT": config.splits > 1,
         "BAND": config.band,
         "EVEN": True,
         "BIAS": False,

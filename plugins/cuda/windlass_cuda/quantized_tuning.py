@@ -1,8 +1,12 @@
-"""Tiles of the products with rounded weights, by architecture and number of rows."""
+"""Tiles of the products with rounded weights, by format and number of rows.
+
+Chosen by instruction counts and memory in flight for sm_90; `benchmarks/gpu/quantized_linear.py`
+measures others and prints entries for this table.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import NamedTuple
 
 from windlass.backend import Quantization
 from windlass.kernels.triton.quantized_linear import CHUNK, QuantizedConfig, tiles
@@ -13,19 +17,38 @@ MAX_SPLIT_TILES = 1024
 """Most tiles whose inputs are split: so many counters a weight needs."""
 _MIN_STEPS = 4
 """Steps below which a split would mostly wait for its first loads."""
-
-_TILES = (
-    (16, QuantizedConfig(rows=16, channels=64, num_warps=4, num_stages=4)),
-    (32, QuantizedConfig(rows=32, channels=64, num_warps=4, num_stages=4)),
-    (64, QuantizedConfig(rows=64, channels=64, num_warps=4, num_stages=3)),
-)
-_MANY_ROWS = QuantizedConfig(rows=128, channels=128, num_warps=8, num_stages=3)
-_LITTLE_SHARED_MEMORY = frozenset({"sm_86", "sm_89", "sm_120"})
-"""99 KiB for a program, where others have 163 or more."""
 _SCALED_SUMS = 32
 """Rows up to which scaling the sums of int4 groups costs less than scaling the numbers."""
-_PROGRAMS = {16: 4, 32: 4, 64: 3, 128: 1}
-"""Programs that a multiprocessor holds at once, by the rows of their tiles."""
+_LITTLE_SHARED_MEMORY = frozenset({"sm_86", "sm_89", "sm_120"})
+"""99 KiB for a program, where others have 163 or more."""
+
+
+class Tile(NamedTuple):
+    """The tile for up to `rows` rows, and how many programs of it a multiprocessor should get."""
+
+    rows: int
+    channels: int
+    num_warps: int
+    num_stages: int
+    programs: int
+
+
+_EIGHT_BITS = (
+    Tile(16, 64, 4, 4, 4),
+    Tile(32, 64, 4, 4, 4),
+    Tile(64, 64, 4, 3, 3),
+    Tile(128, 128, 8, 3, 1),
+)
+_TILES: dict[Quantization, tuple[Tile, ...]] = {
+    "int8": _EIGHT_BITS,
+    "fp8": _EIGHT_BITS,
+    "int4": (
+        Tile(16, 64, 4, 5, 4),
+        Tile(32, 64, 4, 4, 4),
+        Tile(64, 64, 4, 3, 3),
+        Tile(128, 128, 8, 3, 1),
+    ),
+}
 
 
 def choose(
@@ -36,22 +59,31 @@ def choose(
     channels: int,
     inputs: int,
 ) -> QuantizedConfig:
-    """The tile for `rows` of `x` and a weight `[channels, inputs]` on `arch` ("sm_90").
+    """The tile for `rows` of `x` and a weight `[channels, inputs]` on `arch` ("sm_90")."""
+    table = _TILES[quantization]
+    tile = next((tile for tile in table if rows <= tile.rows), table[-1])
+    return config_of(tile, arch, multiprocessors, rows, channels, inputs)
 
-    K is split where the tiles alone would not fill the multiprocessors.
-    """
-    config = next((config for most, config in _TILES if rows <= most), _MANY_ROWS)
-    if arch in _LITTLE_SHARED_MEMORY:
-        config = replace(config, num_stages=2)
-    count = tiles(rows, channels, config)
-    splits = 1
-    if count <= MAX_SPLIT_TILES:
-        most = max(1, inputs // (CHUNK * _MIN_STEPS))
-        splits = min(most, max(1, multiprocessors * _PROGRAMS[config.rows] // count))
-    return replace(
-        config,
-        splits=splits,
-        scale_sums=config.rows <= _SCALED_SUMS,
+
+def config_of(
+    tile: Tile, arch: str, multiprocessors: int, rows: int, channels: int, inputs: int
+) -> QuantizedConfig:
+    """A tile as the kernel takes it; K is split where tiles are too few for the GPU."""
+    return QuantizedConfig(
+        rows=tile.rows,
+        channels=tile.channels,
+        num_warps=tile.num_warps,
+        num_stages=2 if arch in _LITTLE_SHARED_MEMORY else tile.num_stages,
+        splits=_splits(tile, multiprocessors, rows, channels, inputs),
+        scale_sums=tile.rows <= _SCALED_SUMS,
         unpacked=unpacked_to_bf16,
         **overlap(arch),
     )
+
+
+def _splits(tile: Tile, multiprocessors: int, rows: int, channels: int, inputs: int) -> int:
+    count = tiles(rows, channels, QuantizedConfig(rows=tile.rows, channels=tile.channels))
+    if count > MAX_SPLIT_TILES:
+        return 1
+    most = max(1, inputs // (CHUNK * _MIN_STEPS))
+    return min(most, max(1, multiprocessors * tile.programs // count))

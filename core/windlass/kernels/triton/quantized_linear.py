@@ -94,20 +94,20 @@ def _load_x(pointers, inputs, K, EVEN: tl.constexpr):
 
 
 @triton.jit
-def _sum_of_splits(total, partial, arrived, SPLITS: tl.constexpr):
+def _sum_of_splits(total, partial, arrived):
     """Store this split's total; whether all have arrived, and then the sum of all."""
     CHANNELS: tl.constexpr = total.shape[0]
     ROWS: tl.constexpr = total.shape[1]
-    tile, tiles = tl.program_id(0), tl.num_programs(0)
+    tile, tiles, splits = tl.program_id(0), tl.num_programs(0), tl.num_programs(1)
     inside = tl.arange(0, CHANNELS)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
     start = (tl.program_id(1) * tiles + tile).to(tl.int64) * (CHANNELS * ROWS)
     tl.store(partial + start + inside, total)
     # The barrier orders the stores of all threads before the one that counts.
     tl.debug_barrier()
-    last = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
+    last = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == splits - 1
     if last:
         total = tl.zeros_like(total)
-        for split in range(SPLITS):
+        for split in range(splits):
             start = (split * tiles + tile).to(tl.int64) * (CHANNELS * ROWS)
             total += tl.load(partial + start + inside, cache_modifier=".cg")
         tl.store(arrived + tile, 0)
@@ -136,12 +136,12 @@ def _finish(
     channel,
     T,
     N,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     BIAS: tl.constexpr,
 ):
     """Write the tile, by the last of its splits."""
-    if SPLITS > 1:
-        last, total = _sum_of_splits(total, partial, arrived, SPLITS)
+    if SPLIT:
+        last, total = _sum_of_splits(total, partial, arrived)
         if last:
             _store(total, bias, out, out_stride, row, channel, T, N, BIAS)
     else:
@@ -196,7 +196,7 @@ def _add_chunk(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "steps"])
 def quantized_linear_kernel(
     x,
     weight,
@@ -215,7 +215,7 @@ def quantized_linear_kernel(
     PARTS: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLIT: tl.constexpr,
     BAND: tl.constexpr,
     EVEN: tl.constexpr,
     BIAS: tl.constexpr,
@@ -261,7 +261,7 @@ def quantized_linear_kernel(
         )
     if FORMAT != "int4":
         total *= scale[:, None]
-    _finish(total, bias, out, out_stride, partial, arrived, row, channel, T, N, SPLITS, BIAS)
+    _finish(total, bias, out, out_stride, partial, arrived, row, channel, T, N, SPLIT, BIAS)
 
 
 def pack(weight: torch.Tensor, quantization: Quantization) -> tuple[torch.Tensor, torch.Tensor]:
@@ -347,7 +347,7 @@ def quantized_linear(
         PARTS=PARTS[quantization],
         ROWS=config.rows,
         CHANNELS=config.channels,
-        SPLITS=splits,
+        SPLIT=splits > 1,
         BAND=config.band,
         EVEN=inputs % CHUNK == 0,
         BIAS=bias is not None,
