@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 MODEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _MAX_HEAD_DIM = 256
-_MAX_GROUP = 64
 _FIRST_ARCH_WITH_FP8 = 89
 
 

@@ -57,12 +57,14 @@ def _plans(arch: str) -> Iterator[KernelSpec]:
 def _uses(arch: str) -> Iterator[tuple[torch.dtype, torch.dtype, int, int]]:
     """Dtypes of model and cache, channels of a head, query heads to a key-value head."""
     half = torch.bfloat16
-    yield from ((half, half, head_dim, 4) for head_dim in (64, 128, 256))
+    yield half, half, 128, 4
+    yield half, half, 64, 4
     yield half, half, 96, 1
     yield half, half, 128, 5
     yield torch.float32, torch.float32, 64, 2
     if int(arch.removeprefix("sm_")) >= _FIRST_WITH_FP8:
         yield half, torch.float8_e4m3fn, 128, 4
+    yield half, half, 256, 4
 
 
 def _decodes(arch: str) -> Iterator[KernelSpec]:

@@ -22,6 +22,7 @@ _OTHERS = (
     "windlass_cuda.linear:linear_kernel_specs",
     "windlass_cuda.quantized:quantized_kernel_specs",
     "windlass_cuda.experts:expert_kernel_specs",
+    "windlass_cuda.attention_specs:attention_kernel_specs",
 )
 _FIRST_WITH_FP8 = 89
 _KIB = 1024

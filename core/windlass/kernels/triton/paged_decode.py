@@ -12,6 +12,8 @@ no length: `windlass.kernels.triton.decode_plan` cuts on the device, once for al
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -234,6 +236,7 @@ def paged_decode_kernel(
         row = tl.where(row + 1 == num_rows, 0, row + 1)
 
 
+@cache
 def decode_constants(
     config: DecodeConfig,
     *,

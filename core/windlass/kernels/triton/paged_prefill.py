@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -190,6 +191,7 @@ def list_query_tiles(
     return [tile[:2] for tile in tiles]
 
 
+@cache
 def prefill_constants(
     config: PrefillConfig,
     *,
