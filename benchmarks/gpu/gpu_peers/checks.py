@@ -23,7 +23,7 @@ FP32_DISTANCE = 1e-3
 # In bf16, against fp32: so many times as far as transformers is in bf16, plus a little.
 BF16_MEAN, BF16_MOST = (1.5, 0.005), (3.0, 0.05)
 # Mean distance of the chosen token's log-probability from fp32: about twice what the formats cost
-# these models. One that is computed wrongly is off by 4 or more.
+# these models on the CPU plugin.
 QUANTIZED_MEAN = {"kv fp8": 0.4, "fp8": 0.5, "int8": 0.3, "int4": 2.0}
 BLOCKS = 256
 MAX_SEQS = 16
