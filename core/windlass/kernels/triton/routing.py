@@ -23,7 +23,7 @@ class RouteConfig(LaunchConfig):
     tokens: int = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def route_kernel(
     logits,
     weights,
