@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,64 +31,102 @@ from windlass_cuda.backend import CudaBackend
 from windlass_cuda.linear import GpuWeight
 from windlass_cuda.plugin import SPEC, windlass_op_providers
 
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, LAYERS = 1024, 16, 8, 128, 3072, 28
 CONTEXT = 512
+HEAD_DIM = 128
 DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Layers of a model, or some of them, and the steps to measure by their tokens."""
+
+    name: str
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    layers: int
+    normed: bool
+    tokens: tuple[int, ...]
+
+
+SHAPES = (
+    Shape("qwen3-0.6b", 1024, 16, 8, 3072, 28, True, (1, 2, 4, 8)),
+    Shape("llama-8b", 4096, 32, 8, 14336, 6, False, (1, 2)),
+)
 
 Pack = Callable[[torch.Tensor], PackedWeight]
 
 
 def measure_layers(arch: str, multiprocessors: int) -> list[dict[str, Any]]:
-    """Microseconds of 28 layers of Qwen3-0.6B's shape for one and four tokens, printed too."""
+    """Microseconds of a step through all layers, by shape, tokens and way; printed too."""
     providers = windlass_op_providers("cuda", arch)
     backend = CudaBackend(SPEC, BackendConfig(), arch=arch, op_providers=providers)
 
     def ours(weight: torch.Tensor) -> GpuWeight:
         return GpuWeight(weight, arch, multiprocessors)
 
-    dense, packed = stack(DenseWeight), stack(ours)
     found = []
-    for tokens in (1, 4):
-        context = step_of(backend, tokens)
-        ways: dict[str, Callable[[], LayersFunction | None]] = {
-            "ops, library": lambda: by_ops(dense, backend),
-            "ops, ours": lambda: by_ops(packed, backend),
-            "fused": lambda: fused_layers.fuse_layers(
-                packed, by_ops(packed, backend), backend.ops, arch
-            ),
-            "fused, without overlap in linears": lambda: without_overlap(packed, backend, arch),
-        }
-        reference = None
-        for name, make in ways.items():
-            try:
-                run = make()
-                if run is None:
-                    continue
-                time, output = measure(run, context, tokens)
-            except Exception as error:  # noqa: BLE001 - one way that fails stops no other
-                print(f"layers x{tokens} {name}: {type(error).__name__}: {str(error)[:400]}")
-                continue
-            reference = output if reference is None else reference
-            error_norm = float((output - reference).norm() / reference.norm())
-            print(
-                f"{LAYERS} layers x{tokens} {name:>34}: {time:8.1f} us, {time / LAYERS:6.2f} each,"
-                f" differs by {error_norm:.1e}",
-                flush=True,
-            )
-            found.append({"tokens": tokens, "way": name, "us": time, "differs": error_norm})
+    for shape in SHAPES:
+        dense, packed = stack(shape, DenseWeight), stack(shape, ours)
+        for tokens in shape.tokens:
+            context = step_of(shape, backend, tokens)
+            ways: dict[str, Callable[[], LayersFunction | None]] = {
+                "ops, library": lambda dense=dense: by_ops(dense, backend),
+                "ops, ours": lambda packed=packed: by_ops(packed, backend),
+                "fused": lambda packed=packed: fused_layers.fuse_layers(
+                    packed, by_ops(packed, backend), backend.ops, arch
+                ),
+                "fused, linears without overlap": lambda packed=packed: without_overlap(
+                    packed, backend, arch
+                ),
+            }
+            found += compare(shape, tokens, ways, context)
     return found
 
 
-def stack(pack: Pack) -> list[LayerParts]:
+def compare(
+    shape: Shape,
+    tokens: int,
+    ways: dict[str, Callable[[], LayersFunction | None]],
+    context: ForwardContext,
+) -> list[dict[str, Any]]:
+    """Every way's time, and how far its output is from that of the first."""
+    found: list[dict[str, Any]] = []
+    reference = None
+    for name, make in ways.items():
+        try:
+            run = make()
+            if run is None:
+                continue
+            time, output = measure(run, context, tokens, shape.hidden)
+        except Exception as error:  # noqa: BLE001 - one way that fails stops no other
+            print(f"layers x{tokens} {name}: {type(error).__name__}: {str(error)[:400]}")
+            continue
+        reference = output if reference is None else reference
+        differs = float((output - reference).norm() / reference.norm())
+        print(
+            f"{shape.name}, {shape.layers} layers x{tokens} {name:>31}: {time:8.1f} us,"
+            f" {time / shape.layers:6.2f} each, differs by {differs:.1e}",
+            flush=True,
+        )
+        found.append(
+            {"shape": shape.name, "tokens": tokens, "way": name, "us": time, "differs": differs}
+        )
+    return found
+
+
+def stack(shape: Shape, pack: Pack) -> list[LayerParts]:
     """Layers with random weights that keep the stream's size."""
     generator = torch.Generator("cuda").manual_seed(0)
+    hidden, heads, kv_heads = shape.hidden, shape.heads, shape.kv_heads
 
     def linear(outputs: int, inputs: int) -> Linear:
         weight = torch.randn(outputs, inputs, generator=generator, device="cuda") * inputs**-0.5
         return Linear(pack(weight.to(DTYPE)))
 
-    ones = torch.ones(HIDDEN, device="cuda", dtype=DTYPE)
-    heads = torch.ones(HEAD_DIM, device="cuda", dtype=DTYPE)
+    ones = torch.ones(hidden, device="cuda", dtype=DTYPE)
+    head = torch.ones(HEAD_DIM, device="cuda", dtype=DTYPE)
     angles = torch.arange(CONTEXT + 8)[:, None] * 1e6 ** (-torch.arange(HEAD_DIM // 2) / 64)
     cos_sin = torch.cat((angles.cos(), angles.sin()), dim=1).cuda()
     return [
@@ -96,33 +134,35 @@ def stack(pack: Pack) -> list[LayerParts]:
             index=index,
             weights=LayerWeights(
                 input_norm=ones,
-                qkv=linear((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
-                head_norm=HeadNorm(heads, heads, 1e-6),
-                o=linear(HIDDEN, HEADS * HEAD_DIM),
+                qkv=linear((heads + 2 * kv_heads) * HEAD_DIM, hidden),
+                head_norm=HeadNorm(head, head, 1e-6) if shape.normed else None,
+                o=linear(hidden, heads * HEAD_DIM),
                 post_attention_norm=ones,
                 mlp=MLPWeights(
-                    gate_up=linear(2 * INTERMEDIATE, HIDDEN), down=linear(HIDDEN, INTERMEDIATE)
+                    gate_up=linear(2 * shape.intermediate, hidden),
+                    down=linear(hidden, shape.intermediate),
                 ),
             ),
-            num_heads=HEADS,
-            num_kv_heads=KV_HEADS,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
             head_dim=HEAD_DIM,
             eps=1e-6,
             attention=AttentionParams(scale=HEAD_DIM**-0.5),
             cos_sin=cos_sin,
         )
-        for index in range(LAYERS)
+        for index in range(shape.layers)
     ]
 
 
-def step_of(backend: CudaBackend, tokens: int) -> ForwardContext:
+def step_of(shape: Shape, backend: CudaBackend, tokens: int) -> ForwardContext:
     """So many decodes over a full context each."""
-    spec = KVSpec(num_kv_heads=KV_HEADS, head_dim=HEAD_DIM, dtype=DTYPE)
+    spec = KVSpec(num_kv_heads=shape.kv_heads, head_dim=HEAD_DIM, dtype=DTYPE)
     layout = backend.kv_layouts(spec)[0]
     blocks = CONTEXT // layout.block_size + 1
     count = tokens * blocks + 1
-    buffer = torch.zeros(count * layout.block_bytes(spec, LAYERS), dtype=torch.uint8, device="cuda")
-    pool = KVPool.carve(buffer, spec, layout, LAYERS, count)
+    size = count * layout.block_bytes(spec, shape.layers)
+    buffer = torch.zeros(size, dtype=torch.uint8, device="cuda")
+    pool = KVPool.carve(buffer, spec, layout, shape.layers, count)
     table = torch.arange(1, count, dtype=torch.int32, device="cuda").view(tokens, blocks)
     slots = table[:, CONTEXT // layout.block_size].to(layout.slot_dtype) * layout.block_size
     batch = AttentionBatch(
@@ -185,11 +225,11 @@ def without_overlap(
 
 
 def measure(
-    run: LayersFunction, context: ForwardContext, tokens: int
+    run: LayersFunction, context: ForwardContext, tokens: int, hidden_size: int
 ) -> tuple[float, torch.Tensor]:
     """Microseconds of a replay, the best of ten groups, and the last layer's output."""
     generator = torch.Generator("cuda").manual_seed(1)
-    hidden = torch.randn(tokens, HIDDEN, generator=generator, device="cuda").to(DTYPE)
+    hidden = torch.randn(tokens, hidden_size, generator=generator, device="cuda").to(DTYPE)
     positions = torch.full((tokens,), CONTEXT, dtype=torch.int64, device="cuda")
 
     def step() -> torch.Tensor:
