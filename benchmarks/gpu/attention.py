@@ -206,8 +206,8 @@ def decode_variants(base: DecodeConfig, quick: bool) -> Iterator[DecodeConfig]:
     for minimum_run in (1, 4):
         yield replace(base, minimum_run=minimum_run)
     if not quick:
-        yield replace(base, combine_numbers=4096)
-        yield replace(base, combine_numbers=16384)
+        yield replace(base, combine_numbers=2048)
+        yield replace(base, combine_numbers=8192)
         yield replace(base, tile=32)
         yield replace(base, tile=128)
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpu_peers.ceilings import measure_ceilings
+from gpu_peers.compiled import Compilations
 from gpu_peers.engines.windlass import answer
 from gpu_peers.floors import Ceilings, Costs
 from gpu_peers.measure import Measurement
@@ -99,6 +100,7 @@ def measure(model: str, folder: Path, args: argparse.Namespace, ceilings: Ceilin
             "kv_tokens": llm.info.num_blocks * llm.info.block_size,
             "load_seconds": time.perf_counter() - started,
         }
+        compilations = Compilations()
         answer(llm, fixed(1, 16, 1, "first"))
         report["first_token_seconds"] = time.perf_counter() - started
         report["process_seconds"] = process_age()
@@ -121,6 +123,7 @@ def measure(model: str, folder: Path, args: argparse.Namespace, ceilings: Ceilin
         for name in args.sections:
             report[name] = sections[name]()
             say(f"{model} {name}: {report[name] if name != 'kernels' else 'done'}")
+        report["compiled_while_serving"] = compilations.kernels
     return report
 
 
@@ -194,6 +197,8 @@ def show(report: Report, console: Console, kernels: int) -> None:
         f"{report['kv_tokens']} tokens of KV cache",
         soft_wrap=True,
     )
+    late = report["compiled_while_serving"]
+    console.print(f"{len(late)} kernels were compiled or loaded while requests were served")
     for profile in report.get("kernels", []):
         show_kernels(profile, console, kernels)
     table = numbers("work", "value", "unit", "floor", "% of floor", "host ms", "launch ms")

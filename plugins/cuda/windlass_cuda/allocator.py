@@ -29,7 +29,7 @@ class CudaAllocator(TorchAllocator):
 
     def __init__(self, device: CudaDevice, capabilities: Capabilities) -> None:
         super().__init__(device, capabilities)
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
     def measure(
         self, step: Callable[[], None], *, weights: int, activation_estimate: int

@@ -38,6 +38,13 @@ OP_PROVIDERS = (
     ),
     OpProvider(
         op="pack_weight",
+        name="windlass_cuda",
+        target="windlass_cuda.linear:pack_weight",
+        supports="windlass_cuda.linear:supports_pack_weight",
+        priority=100,
+    ),
+    OpProvider(
+        op="pack_weight",
         name="windlass_cuda_quantized",
         target="windlass_cuda.quantized:pack_weight",
         supports="windlass_cuda.quantized:supports_pack_weight",

@@ -49,9 +49,7 @@ PREFILL_RULES: dict[str, tuple[PrefillRule, ...]] = {
         PrefillRule(provider="torch_flash", whole_prompt=False, min_query_len=512),
     ),
     "sm_90": (
-        PrefillRule(provider="cudnn", whole_prompt=True, min_query_len=512, max_head_dim=128),
-        PrefillRule(provider="torch_flash", whole_prompt=True, min_query_len=512),
-        PrefillRule(provider="torch_flash", whole_prompt=False, min_query_len=512),
+        PrefillRule(provider="cudnn", whole_prompt=True, min_query_len=4096, max_head_dim=128),
     ),
     "sm_100": (
         PrefillRule(provider="cudnn", whole_prompt=True, min_query_len=512, max_head_dim=128),
