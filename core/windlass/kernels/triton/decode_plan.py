@@ -27,7 +27,7 @@ class DecodeConfig(LaunchConfig):
     tile: int = 64
     minimum_run: int = 2
     programs_per_unit: int = 2
-    combine_numbers: int = 8192
+    combine_numbers: int = 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
