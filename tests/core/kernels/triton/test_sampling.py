@@ -11,7 +11,7 @@ from windlass.kernels import sampling as reference
 from windlass.kernels.triton.sampling import SampleConfig, greedy, sample
 
 # Small chunks, so that a row has many; few candidates of a chunk fit, so that some do not.
-CONFIG = SampleConfig(block=128, group=16, kept=8, num_warps=1, choose_warps=1)
+CONFIG = SampleConfig(block=128, group=32, kept=8, num_warps=1, choose_warps=1)
 
 generated = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
