@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report: dict[str, Any] = {"arch": bench.arch, "copy": bench.copy, "linear": [], "fused": []}
     if not args.no_layers:
-        report["layers"] = measure_layers(bench.arch, bench.multiprocessors)
+        report["layers"] = measure_layers(bench.arch)
     started = time.monotonic()
     compile_all(tasks(shapes.values(), rows, bench), args.workers)
     print(f"compiled in {time.monotonic() - started:.0f} s", flush=True)
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plain_tiles(rows: int, outputs: int, inputs: int, bench: Bench) -> list[Tiles]:
     """What is tried for a product alone: the rule's choice, and more."""
-    default = linear_config(bench.arch, bench.multiprocessors, rows, outputs, inputs)
+    default = linear_config(bench.arch, rows, outputs, inputs)
     found = [] if default is None else [tiles_of(default)]
     if rows <= 8:
         found += vector_tiles(rows, inputs, gated=False, quick=bench.quick)
@@ -148,7 +148,7 @@ class Bench:
         for count in rows:
             x = torch.randn(count, inputs, device="cuda").bfloat16()
             library = measure(lambda w, x=x: F.linear(x, w), weights)
-            default = linear_config(self.arch, self.multiprocessors, count, outputs, inputs)
+            default = linear_config(self.arch, count, outputs, inputs)
             times = {}
             for tiles in plain_tiles(count, outputs, inputs, self):
                 config = config_of(tiles, self.arch, self.eviction)

@@ -58,13 +58,13 @@ SHAPES = (
 Pack = Callable[[torch.Tensor], PackedWeight]
 
 
-def measure_layers(arch: str, multiprocessors: int) -> list[dict[str, Any]]:
+def measure_layers(arch: str) -> list[dict[str, Any]]:
     """Microseconds of a step through all layers, by shape, tokens and way; printed too."""
     providers = windlass_op_providers("cuda", arch)
     backend = CudaBackend(SPEC, BackendConfig(), arch=arch, op_providers=providers)
 
     def ours(weight: torch.Tensor) -> GpuWeight:
-        return GpuWeight(weight, arch, multiprocessors)
+        return GpuWeight(weight, arch)
 
     found = []
     for shape in SHAPES:
@@ -204,11 +204,10 @@ def without_overlap(
     try:
         linear_tuning.linear_config.cache_clear()
         linear_tuning.fused_config.cache_clear()
-        chip = (arch, backend.device.multiprocessors)
 
         def again(linear: Linear) -> Linear:
             assert isinstance(linear.weight, GpuWeight)
-            return Linear(GpuWeight(linear.weight.weight, *chip), linear.bias)
+            return Linear(GpuWeight(linear.weight.weight, arch), linear.bias)
 
         copied = []
         for part in parts:

@@ -170,6 +170,7 @@ class CudaAttention(Attention):
     ) -> None:
         num_kv_heads, head_dim = keys.shape[2:]
         decodes = plan.decodes.get(params.window)
+        planned_before = decodes is not None
         if decodes is None:
             batch = plan.batch
             decodes = plan.decodes[params.window] = plan_decode(
@@ -196,6 +197,7 @@ class CudaAttention(Attention):
             scale=params.scale,
             softcap=params.softcap,
             sinks=params.sinks,
+            early=planned_before,
         )
 
     def _provided(

@@ -71,7 +71,7 @@ def _uses(arch: str) -> Iterator[tuple[torch.dtype, torch.dtype, int, int]]:
 def _decodes(arch: str) -> Iterator[KernelSpec]:
     for dtype, kv_dtype, head_dim, group in _uses(arch):
         config = tuning.decode_config(arch, head_dim, dtype)
-        constants = decode_constants(config, **_shape(head_dim, group))
+        constants = decode_constants(config, **_shape(head_dim, group), early=True)
         name = f"paged decode {head_dim} x {group} {_TYPES[kv_dtype]}"
         yield _spec(
             name, paged_decode_kernel, constants, config, _pointers(dtype, kv_dtype), frozenset()

@@ -34,17 +34,17 @@ def pack_weight(weight: torch.Tensor, quantization: Quantization | None = None) 
     del quantization
     properties = torch.cuda.get_device_properties(weight.device)
     arch = f"sm_{properties.major}{properties.minor}"
-    return GpuWeight(weight, arch, properties.multi_processor_count)
+    return GpuWeight(weight, arch)
 
 
 class GpuWeight(DenseWeight):
-    """A 16-bit weight `[N, K]` on a GPU of `arch` ("sm_90") with so many multiprocessors."""
+    """A 16-bit weight `[N, K]` on a GPU of `arch` ("sm_90")."""
 
-    def __init__(self, weight: torch.Tensor, arch: str, multiprocessors: int) -> None:
+    def __init__(self, weight: torch.Tensor, arch: str) -> None:
         super().__init__(weight.contiguous())
         self._counters = split_counters(self.out_features, weight.device)
         self._configs: list[LinearConfig | None] = [
-            linear_config(arch, multiprocessors, rows, self.out_features, self.in_features)
+            linear_config(arch, rows, self.out_features, self.in_features)
             for rows in range(MOST_ROWS + 1)
         ]
 
@@ -71,12 +71,12 @@ class GpuWeight(DenseWeight):
         return self._configs[rows] if rows <= MOST_ROWS and x.stride(1) == 1 else None
 
 
-def linear_kernel_specs(arch: str, multiprocessors: int = 132) -> list[KernelSpec]:
+def linear_kernel_specs(arch: str) -> list[KernelSpec]:
     """The kernels with the tiles that they get on `arch` for the layers of two models."""
     specs = {}
     for outputs, inputs in ((4096, 1024), (4096, 14336)):
         for rows in (1, 4, 16, 64):
-            config = linear_config(arch, multiprocessors, rows, outputs, inputs)
+            config = linear_config(arch, rows, outputs, inputs)
             if config is not None:
                 spec = _linear_spec(arch, config, outputs, inputs)
                 specs[spec.name] = spec

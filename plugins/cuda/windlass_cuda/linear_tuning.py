@@ -8,15 +8,14 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from windlass.kernels.triton.fused_linear import MAX_ROWS, LinearConfig
+from windlass.kernels.triton.fused_linear import LinearConfig
 from windlass_cuda.overlap import overlap
 
 MOST_ROWS = 64
 """Rows beyond which the vendor's library is as fast: it then computes more than it reads."""
-_DOT_ROWS = 16
-"""The fewest rows of a matrix instruction's narrow side, with which our kernels use it."""
-_VECTOR_ROWS = 4
-"""Rows up to which multiplying without matrix instructions keeps up with memory."""
+_VECTOR_ROWS = 2
+"""Rows up to which multiplying without matrix instructions keeps up with memory; beyond them only
+shapes that were measured take our kernels."""
 _BIG_WEIGHT = 32 << 20
 """Numbers in a weight so big that the vendor's library fills the chip with it at any rows."""
 _FUSED_INPUTS = 8192
@@ -61,6 +60,15 @@ _MEASURED: dict[tuple[str, int, int, int], Tiles | None] = {
     ("sm_90", 1024, 3072, 16): Tiles(16, 32, 128, 8, 4, 5),
     ("sm_90", 151936, 1024, 4): Tiles(16, 32, 128, 1, 4, 5),
     ("sm_90", 151936, 1024, 16): Tiles(16, 64, 128, 1, 4, 4),
+    # Between rows that were measured, where both take the same tiles.
+    ("sm_90", 4096, 4096, 8): Tiles(16, 32, 128, 4, 4, 5),
+    ("sm_90", 4096, 12288, 8): Tiles(16, 32, 128, 4, 4, 5),
+    ("sm_90", 28672, 4096, 8): Tiles(16, 64, 128, 1, 4, 4),
+    ("sm_90", 24576, 4096, 8): Tiles(16, 64, 128, 1, 4, 4),
+    ("sm_90", 128256, 4096, 8): Tiles(16, 64, 128, 1, 4, 4),
+    ("sm_90", 151936, 4096, 8): Tiles(16, 64, 128, 1, 4, 4),
+    ("sm_90", 1024, 3072, 8): Tiles(16, 32, 128, 8, 4, 5),
+    ("sm_90", 151936, 1024, 8): Tiles(16, 64, 128, 1, 4, 4),
 }
 """By architecture, outputs, inputs and rows rounded up to a power of two; None: the library."""
 
@@ -75,9 +83,7 @@ def padded_rows(rows: int) -> int:
 
 
 @cache
-def linear_config(
-    arch: str, multiprocessors: int, rows: int, outputs: int, inputs: int
-) -> LinearConfig | None:
+def linear_config(arch: str, rows: int, outputs: int, inputs: int) -> LinearConfig | None:
     """Tiles for `rows` of x and a 16-bit weight `[outputs, inputs]` on `arch` ("sm_90").
 
     None: the vendor's library.
@@ -90,9 +96,7 @@ def linear_config(
         return _config(arch, _MEASURED[key])
     if block_m <= _VECTOR_ROWS:
         return _config(arch, _vector_tiles(block_m, outputs, inputs, gated=False))
-    if block_m > _DOT_ROWS and outputs * inputs > _BIG_WEIGHT:
-        return None
-    return _config(arch, _dot_tiles(max(block_m, _DOT_ROWS), outputs, inputs, multiprocessors))
+    return None
 
 
 @cache
@@ -104,12 +108,10 @@ def fused_config(
     With `gated` the weight is `[2 * outputs, inputs]`, and a gate stands after the product.
     """
     block_m = padded_rows(rows)
-    if block_m > MAX_ROWS:
-        return None
     key = (arch, outputs, inputs, block_m, gated)
     if key in _MEASURED_FUSED:
         return _config(arch, _MEASURED_FUSED[key])
-    if block_m * inputs > _FUSED_INPUTS:
+    if block_m > _VECTOR_ROWS or block_m * inputs > _FUSED_INPUTS:
         return None
     return _config(arch, _vector_tiles(block_m, outputs, inputs, gated=gated))
 
@@ -123,7 +125,7 @@ def _vector_tiles(block_m: int, outputs: int, inputs: int, *, gated: bool) -> Ti
     the weight is on its way before the kernel waits."""
     width = padded_rows(inputs)
     num_warps = 8 if width >= 4096 and outputs * inputs > _BIG_WEIGHT // 4 else 4
-    numbers = 32 * num_warps * (64 if block_m <= 2 else 32)
+    numbers = 64 * 32 * num_warps
     # More outputs a program where there are more than enough programs.
     numbers *= 2 if outputs >= 64 << 10 and block_m == 1 else 1
     block_k = min(width, 4096)
@@ -132,12 +134,3 @@ def _vector_tiles(block_m: int, outputs: int, inputs: int, *, gated: bool) -> Ti
     block_n = max(1, numbers // block_k // (2 if gated else 1))
     return Tiles(block_m, block_n, block_k, num_warps=num_warps)
 
-
-def _dot_tiles(block_m: int, outputs: int, inputs: int, multiprocessors: int) -> Tiles:
-    """Tall tiles, and the inputs split until every multiprocessor has two programs."""
-    block_n, block_k = (64, 128) if outputs >= 64 else (16, 256)
-    steps = -(-inputs // block_k)
-    programs = -(-outputs // block_n)
-    split_k = max(1, min(8, steps // 2, -(-2 * multiprocessors // programs)))
-    num_stages = 4 if steps // split_k > 3 else 2
-    return Tiles(block_m, block_n, block_k, split_k, 4, num_stages)

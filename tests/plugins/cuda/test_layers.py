@@ -31,7 +31,6 @@ from windlass_cuda.linear import GpuWeight
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE = 48, 4, 2, 16, 40
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
-MULTIPROCESSORS = 4
 OPS = OpRegistry(REFERENCES)
 DTYPE = torch.float16
 
@@ -58,7 +57,7 @@ def parts(device: torch.device, index: int, *, biased: bool, normed: bool) -> La
     def linear(outputs: int, inputs: int) -> Linear:
         weight = random(device, outputs, inputs, scale=inputs**-0.5, seed=index)
         bias = random(device, outputs, seed=1) if biased else None
-        return Linear(GpuWeight(weight, arch(), MULTIPROCESSORS), bias)
+        return Linear(GpuWeight(weight, arch()), bias)
 
     def factors(seed: int, size: int = HIDDEN) -> torch.Tensor:
         return 1 + random(device, size, scale=0.1, seed=seed)

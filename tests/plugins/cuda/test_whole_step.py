@@ -41,7 +41,7 @@ PROMPTS = [[3, 17, 99], [7, 8, 9, 10, 11, 12, 13]]
 
 
 def gpu_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
-    return GpuWeight(weight, ARCH, MULTIPROCESSORS)
+    return GpuWeight(weight, ARCH)
 
 
 class InterpretedBackend(TorchBackend):

@@ -112,18 +112,25 @@ def paged_decode_kernel(
     block_size: tl.constexpr,
     minimum_run: tl.constexpr,
     parts: tl.constexpr,
+    early: tl.constexpr,
     wait: tl.constexpr,
     release: tl.constexpr,
 ):
-    """One run of tiles: the rest of a sequence, whole sequences, the beginning of another."""
-    wait()
-    release()
+    """One run of tiles: the rest of a sequence, whole sequences, the beginning of another.
+
+    With `early` the plan is older than the kernel just before, and is read while that one runs.
+    """
+    if not early:
+        wait()
     program = tl.program_id(0)
     head_tiles = tl.load(rows_end + num_rows)
     run = run_length(head_tiles, num_kv_heads, minimum_run)
     tile_at = program * run
     run_end = tl.minimum(tile_at + run, head_tiles * num_kv_heads)
     row = tl.load(first_row + program)
+    if early:
+        wait()
+    release()
     member = tl.arange(0, query_rows)
     channel = tl.arange(0, channels)
     while tile_at < run_end:
@@ -246,6 +253,7 @@ def decode_constants(
     block_size: int,
     window: int,
     softcap: float,
+    early: bool,
 ) -> dict[str, object]:
     """The constants of `paged_decode_kernel` for a layer of this shape."""
     channels, lanes = padded_channels(head_dim), triton.next_power_of_2(group)
@@ -262,6 +270,7 @@ def decode_constants(
         "block_size": block_size,
         "minimum_run": config.minimum_run,
         "parts": max(1, config.combine_numbers // (lanes * channels)),
+        "early": early,
         "wait": config.wait,
         "release": config.release,
     }
@@ -279,12 +288,14 @@ def paged_decode(
     scale: float,
     softcap: float = 0.0,
     sinks: torch.Tensor | None = None,
+    early: bool = False,
 ) -> None:
     """Attention of row r's token r of `query` `[T, Hq, D]` over the cache, for the plan's R rows.
 
     `keys` and `values` `[B, N, Hkv, D]` of the query's dtype or fp8; `out` as `query`, `lse`
     float32 `[T, Hq]`, both written in the first R rows only. Meaning of softcap and sinks:
-    `windlass.backend.AttentionParams`.
+    `windlass.backend.AttentionParams`. `early` says that another kernel was launched since the plan
+    was made.
     """
     check_pool(keys, values)
     num_rows = len(plan.seq_lens)
@@ -322,6 +333,7 @@ def paged_decode(
             block_size=keys.shape[1],
             window=plan.window,
             softcap=softcap,
+            early=early,
         ),
         **config.launch_options(),
     )
