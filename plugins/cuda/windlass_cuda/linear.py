@@ -74,7 +74,7 @@ class GpuWeight(DenseWeight):
 def linear_kernel_specs(arch: str) -> list[KernelSpec]:
     """The kernels with the tiles that they get on `arch` for the layers of two models."""
     specs = {}
-    for outputs, inputs in ((4096, 1024), (4096, 14336)):
+    for outputs, inputs in ((4096, 1024), (4096, 14336), (28672, 4096)):
         for rows in (1, 4, 16, 64):
             config = linear_config(arch, rows, outputs, inputs)
             if config is not None:

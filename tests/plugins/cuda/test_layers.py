@@ -121,7 +121,7 @@ def never(
     raise AssertionError("a step of few tokens is fused")
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize(("biased", "normed"), [(False, True), (True, False)])
 def test_fused_layers_equal_their_ops(
     device: torch.device, tokens: int, biased: bool, normed: bool
