@@ -84,7 +84,7 @@ def _chunks(partials, row, plane, SPLITS: tl.constexpr, CHUNKS: tl.constexpr):
     chunk = tl.arange(0, CHUNKS)
     pointers, real = partials + row * SPLITS + chunk, chunk < SPLITS
     stored = tl.load(pointers, mask=real, other=float("-inf")).to(tl.float32)
-    maxima = tl.where(stored != stored, float("inf"), stored)
+    maxima = tl.where(stored != stored, float("inf"), stored)  # noqa: PLR0124 - NaN
     indices = tl.load(pointers + plane, mask=real, other=0.0).to(tl.int32)
     return stored, maxima, indices, tl.max(maxima, axis=0)
 
@@ -122,7 +122,8 @@ def partials_kernel(
     wait: tl.constexpr,
     release: tl.constexpr,
 ):
-    """Grid (R, chunks). `partials` float64 `[4, R, chunks]`: largest, index, mass, candidates.
+    """Grid (R, chunks). `partials` float64 `[5, R, chunks]`: largest, index, mass; then of
+    `candidates_kernel` the number of candidates, and the bits of the mass that all of them have.
 
     `scratch` float32 `[R, chunks, BLOCK / GROUP + KEPT]`: the largest logit of each group of a
     row with top-k, then candidates.
@@ -136,7 +137,7 @@ def partials_kernel(
     token = chunk * BLOCK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     real = token < vocab_size
     x = tl.load(logits + row * logits_stride + token, mask=real, other=float("-inf"))
-    not_a_number = x != x
+    not_a_number = x != x  # noqa: PLR0124
     key = tl.where(not_a_number, float("inf"), x)
     group_maxima = tl.max(key, axis=1)
     largest = tl.max(group_maxima, axis=0)
@@ -152,7 +153,7 @@ def partials_kernel(
             shift = tl.where(largest == float("-inf"), 0.0, largest)
             masses = mass_of(x, heat, tl.div_rn(shift, heat)).to(tl.float64)
             tl.store(partials + 2 * plane + place, tl.sum(tl.sum(masses, axis=1), axis=0))
-            if HAS_TOP_K:
+            if HAS_TOP_K:  # noqa: SIM102 - the other condition is no constant
                 if tl.load(top_k + index) > 0:
                     tl.store(scratch + place * (GROUPS + KEPT) + group, group_maxima)
 
@@ -215,6 +216,7 @@ def candidates_kernel(
         tl.store(row_scratch + chunk * WIDTH + GROUPS + place, x, mask=(kept > 0) & (place < KEPT))
         count = tl.sum(kept, axis=0).to(tl.float64)
         tl.store(partials + 3 * plane + row * SPLITS + chunk, count)
+        tl.store(partials + 4 * plane + row * SPLITS + chunk, lowest.to(tl.float64))
 
 
 @triton.jit
@@ -242,7 +244,8 @@ def _kept_masses(
     counts = tl.load(pointers, mask=chunk < SPLITS, other=0.0).to(tl.int32)
     width = tl.max(counts, axis=0)
     total = tl.sum(masses, axis=0).to(tl.float32)
-    bits = lowest_mass(k, p, smallest, total, vocab_size)
+    # What is no candidate stays out, even if all candidates stay in.
+    bits = tl.load(partials + 4 * plane + row * SPLITS).to(tl.int32)
     values = candidates
     stride = tl.full((), WIDTH, tl.int32)
     if width > KEPT:
@@ -364,7 +367,7 @@ def choose_kernel(
             )  # fmt: skip
     token = tl.minimum(token, vocab_size - 1).to(tl.int64)
     tl.store(tokens + row, token)
-    broken = tl.max((stored != stored).to(tl.int32), axis=0) > 0
+    broken = tl.max((stored != stored).to(tl.int32), axis=0) > 0  # noqa: PLR0124 - NaN
     if INDEXED:
         tl.store(finite_out + row, (tl.abs(largest) < float("inf")) & (broken == 0))
         tl.store(last_token + index, token)
@@ -424,7 +427,7 @@ def choose(
     block, group, kept = config.block, config.group, config.kept
     splits = triton.cdiv(vocab_size, block)
     chunks = triton.next_power_of_2(splits)
-    partials = torch.empty((4, num_rows, splits), dtype=torch.float64, device=logits.device)
+    partials = torch.empty((5, num_rows, splits), dtype=torch.float64, device=logits.device)
     p = parameters
     filtered = p is not None and p.filtered
     width = block // group + kept if filtered else 0

@@ -121,6 +121,22 @@ def test_forbidden_tokens_are_not_drawn(device: torch.device) -> None:
     assert set(tokens.tolist()) <= {130, 131}
 
 
+@pytest.mark.parametrize("top_p", [None, 0.99])
+def test_only_the_largest_are_drawn_where_each_group_has_one(
+    device: torch.device, top_p: float | None
+) -> None:
+    count = 12
+    logits = torch.zeros(count, 500, device=device)
+    largest = [3, 150, 301, 460]
+    logits[:, largest] = torch.tensor([2.0, 2.1, 2.2, 2.3], device=device)
+    ones, seeds = torch.ones(count, device=device), torch.arange(count, device=device)
+    top_k = torch.full((count,), 4, dtype=torch.int32, device=device)
+    filters = (top_k, None if top_p is None else ones * top_p, None)
+    tokens = sample(logits, ones, *filters, seeds, seeds, CONFIG)
+    assert set(tokens.tolist()) <= set(largest)
+    assert torch.equal(tokens, reference.sample(logits, ones, *filters, seeds, seeds))
+
+
 @generated
 @given(rows=st.integers(0, 4), vocab_size=vocab_sizes, spread=spreads, seed=st.integers(0, 99))
 def test_greedy(device: torch.device, rows: int, vocab_size: int, spread: float, seed: int) -> None:
