@@ -19,7 +19,15 @@ import torch
 from rich.console import Console
 
 from windlass import LLM, SamplingParams, demo_model
-from windlass.backend import AttentionBatch, Backend, ForwardContext, KVPool, KVSpec, Linear
+from windlass.backend import (
+    AttentionBatch,
+    Backend,
+    ForwardContext,
+    KVPool,
+    KVSpec,
+    LayerWeights,
+    Linear,
+)
 from windlass.config import BackendConfig, Quantization
 from windlass.loader.checkpoint import Checkpoint, TensorSource
 from windlass.loader.dummy import DummyTensors
@@ -34,6 +42,7 @@ from windlass.plugin import create_backend
 from windlass.text import Tokenizer
 
 LAYER_TYPES = ("qkv", "o", "gate_up", "down", "lm_head")
+MLP_TYPES = ("gate_up", "down")
 FORMATS: tuple[Quantization, ...] = get_args(Quantization)
 QUESTIONS = (
     "What is Windlass?",
@@ -154,7 +163,10 @@ def cases(
     """The name of each case and its weights; "all" are those that the loader makes."""
     pack = partial(rounded, backend=backend)
     layers = [
-        {name: pack(getattr(layer, name), quantization) for name in LAYER_TYPES[:-1]}
+        {
+            name: pack(getattr(layer.mlp if name in MLP_TYPES else layer, name), quantization)
+            for name in LAYER_TYPES[:-1]
+        }
         for layer in weights.layers
     ]
     for name in LAYER_TYPES[:-1]:
@@ -173,7 +185,13 @@ def rounded(linear: Linear, quantization: Quantization, backend: Backend) -> Lin
 
 def with_layers(weights: DecoderWeights, changes: Sequence[dict[str, Any]]) -> DecoderWeights:
     pairs = zip(weights.layers, changes, strict=True)
-    return replace(weights, layers=tuple(replace(layer, **change) for layer, change in pairs))
+    return replace(weights, layers=tuple(with_linears(*pair) for pair in pairs))
+
+
+def with_linears(layer: LayerWeights, change: dict[str, Any]) -> LayerWeights:
+    mlp = {name: linear for name, linear in change.items() if name in MLP_TYPES}
+    others = {name: linear for name, linear in change.items() if name not in MLP_TYPES}
+    return replace(layer, mlp=replace(layer.mlp, **mlp), **others)
 
 
 @torch.inference_mode()
