@@ -26,7 +26,7 @@ from gpu_peers.workloads import (
 from peers.protocol import Batch
 
 PREFILL_REPEATS = 5
-WARM_UP_TOKENS = 4
+DECODE_REPEATS = 3
 PERCENTILES = (50, 90, 99)
 
 
@@ -76,9 +76,12 @@ class Measurement:
         short, long = self.spans
         length = max(1, work.length - (short + long) // 2)
         batch = partial(fixed, work.size, length)
-        self._seconds(batch(WARM_UP_TOKENS, f"warm {seed}"))
-        begun = self._seconds(batch(short, f"short {seed}"))
-        step = (self._seconds(batch(long, f"long {seed}")) - begun) / (long - short)
+        self._seconds(batch(short, f"warm {seed}"))
+        step = median(
+            (self._seconds(batch(long, f"long {i} {seed}")) - begun) / (long - short)
+            for i in range(DECODE_REPEATS)
+            for begun in [self._seconds(batch(short, f"short {i} {seed}"))]
+        )
         context = length + (short + long) // 2
         floor = decode_seconds(self.costs, work.size, context, self.ceilings)
         return [

@@ -44,9 +44,9 @@ class Capabilities:
     `block_multiple` divides every block size; `asynchronous` says that kernels run on the device
     while the host goes on; `memory_statistics` says how far `Device.memory` can be trusted.
     `preferred_token_budget` is the default of `max_num_batched_tokens`: enough tokens in a step to
-    keep the device busy. `memory_utilization` is the default share of memory that weights and KV cache may use;
-    `default_kv_cache_bytes` (0: none) bounds the KV cache of a user who asked for no share, but
-    never below one sequence of full length.
+    keep the device busy. `memory_utilization` is the default share of memory that weights and KV
+    cache may use; `default_kv_cache_bytes` (0: none) bounds the KV cache of a user who asked for no
+    share, but never below one sequence of full length.
     """
 
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)

@@ -25,6 +25,7 @@ from windlass.executor.request_table import RequestTable
 from windlass.executor.sampler import SampledStep, Sampler
 from windlass.executor.step_upload import StepUploader, UploadedStep
 from windlass.executor.transfers import Transfers
+from windlass.executor.warm_up import WARM_UP_TOKENS, warm_up_plans
 from windlass.loader import load_decoder
 from windlass.models.decoder import Decoder
 from windlass.request import Logprob, TokenLogprobs
@@ -87,6 +88,7 @@ class TorchModelRunner:
         self._uploader = StepUploader(self._backend)
         self._backend.warmup(weight_bytes=loaded.weight_bytes)
         self._graphs = self._capture(cache.max_model_len, progress)
+        self._warm_up(cache.max_model_len)
         return ModelInfo(
             model=self._config.model.model,
             architecture=loaded.architecture,
@@ -125,6 +127,15 @@ class TorchModelRunner:
         )
         decode_graphs.capture(progress)
         return decode_graphs
+
+    def _warm_up(self, max_model_len: int) -> None:
+        """Let an asynchronous device compile what eager steps need, and forget the steps."""
+        if not self._backend.capabilities.asynchronous or max_model_len < WARM_UP_TOKENS:
+            return
+        for plan in warm_up_plans(self._table.padding_row):
+            self._run(plan)
+        self._backend.device.synchronize()
+        self._forget()
 
     def launch(self, plan: StepPlan) -> StepHandle:
         """Start a step."""

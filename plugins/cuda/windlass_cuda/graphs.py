@@ -7,6 +7,7 @@ memory of larger ones: only one graph runs at a time.
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable, Hashable
 
 import torch
@@ -77,7 +78,10 @@ class CudaGraphPool:
         try:
             fn()
         finally:
-            graph.capture_end()
+            with warnings.catch_warnings():
+                # An empty graph is an error, where its nodes are counted.
+                warnings.filterwarnings("ignore", "The CUDA Graph is empty")
+                graph.capture_end()
         self._bytes += torch.cuda.memory_reserved(self._device) - before
         return graph
 

@@ -133,4 +133,3 @@ def _vector_tiles(block_m: int, outputs: int, inputs: int, *, gated: bool) -> Ti
         block_k //= 2
     block_n = max(1, numbers // block_k // (2 if gated else 1))
     return Tiles(block_m, block_n, block_k, num_warps=num_warps)
-

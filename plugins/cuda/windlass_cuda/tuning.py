@@ -26,7 +26,7 @@ So sm_80's must fit the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
 
 _FIRST_SMALL_BLACKWELL = 120
 
-CUDNN_LENGTH_MULTIPLE = 256
+CUDNN_LENGTH_MULTIPLE = 512
 """cuDNN builds a plan for every length, so prompts are padded to a multiple of this."""
 
 

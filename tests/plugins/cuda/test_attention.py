@@ -265,10 +265,11 @@ def test_support() -> None:
 
 
 def test_the_table_of_providers() -> None:
-    assert tuning.prefill_providers("sm_90", 128, 2048, 2048) == ["cudnn", "torch_flash"]
-    assert tuning.prefill_providers("sm_90", 256, 2048, 2048) == ["torch_flash"]
-    assert tuning.prefill_providers("sm_90", 128, 2048, 8192) == ["torch_flash"]
-    assert tuning.prefill_providers("sm_90", 128, 100, 100) == []
+    assert tuning.prefill_providers("sm_90", 128, 8192, 8192) == ["cudnn"]
+    assert tuning.prefill_providers("sm_90", 256, 8192, 8192) == []
+    assert tuning.prefill_providers("sm_90", 128, 4096, 8192) == []
+    assert tuning.prefill_providers("sm_90", 128, 2048, 2048) == []
+    assert tuning.prefill_providers("sm_80", 128, 512, 8192) == ["torch_flash"]
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,13 @@ def test_graphs_share_memory(gpu: torch.device) -> None:
     def step(rows: int) -> None:
         torch.zeros(rows, 1 << 20, device=gpu).add_(1)
 
-    pool.capture(lambda: step(64), key=64)
-    first = pool.memory_bytes()
-    pool.capture(lambda: step(32), key=32)
-    assert pool.memory_bytes() == first
+    larger = pool.capture(lambda: step(64), key=64)
+    taken = pool.memory_bytes()
+    smaller = pool.capture(lambda: step(32), key=32)
+    assert pool.memory_bytes() == taken
+    for graph in (larger, smaller):
+        graph.replay()
+        graph.close()
 
 
 def test_an_empty_capture_is_an_error(gpu: torch.device) -> None:

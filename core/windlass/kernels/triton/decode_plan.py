@@ -75,7 +75,10 @@ def run_length(total_tiles, num_kv_heads: tl.constexpr, minimum_run: tl.constexp
     return tl.maximum(share, minimum_run)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(
+    do_not_specialize=["num_rows"],
+    do_not_specialize_on_alignment=["seq_lens", "rows_end", "first_row", "arrivals"],
+)
 def plan_decode_kernel(
     seq_lens,
     rows_end,

@@ -74,7 +74,13 @@ def combine_parts(
     return total, largest, denominator
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+_ANY_ALIGNMENT = ("seq_lens", "block_table", "rows_end", "first_row", "arrivals")
+"""Parts of larger buffers, at another offset in every step: no variant for each."""
+
+
+@triton.jit(
+    do_not_specialize=["num_rows", "table_stride"], do_not_specialize_on_alignment=_ANY_ALIGNMENT
+)
 def paged_decode_kernel(
     query,
     keys,

@@ -34,7 +34,11 @@ class PrefillConfig(LaunchConfig):
     tile: int = 64
 
 
-@triton.jit
+_ANY_ALIGNMENT = ("query_tiles", "cu_seqlens_q", "seq_lens", "block_table")
+"""Parts of larger buffers, at another offset in every step: no variant for each."""
+
+
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=_ANY_ALIGNMENT)
 def paged_prefill_kernel(
     query,
     keys,

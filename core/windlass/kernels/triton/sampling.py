@@ -101,7 +101,7 @@ def _chunk_masses(
     return own * mass_of(maxima, temperature, scaled_largest).to(tl.float64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane", "vocab_size"])
 def partials_kernel(
     logits,
     rows,
@@ -158,7 +158,7 @@ def partials_kernel(
                     tl.store(scratch + place * (GROUPS + KEPT) + group, group_maxima)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane", "vocab_size"])
 def candidates_kernel(
     logits,
     rows,
@@ -297,7 +297,7 @@ def _draw(
     return chosen * BLOCK + tl.minimum(first, last)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane", "vocab_size"])
 def choose_kernel(
     logits,
     rows,
