@@ -39,6 +39,7 @@ from windlass.executor.build import build_runner
 SECTIONS = ("decode", "prefill", "kernels")
 QUANTIZED_BYTES = {None: 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
 SPANS = (16, 144)
+REPEATS = 3
 PROFILED_STEPS = 10
 
 Report = dict[str, Any]
@@ -114,7 +115,7 @@ def measure(model: str, folder: Path, args: argparse.Namespace, ceilings: Ceilin
             assert command == "run"
             return asdict(answer(llm, Batch(**payload)))
 
-        measurement = Measurement(ask, costs, ceilings, args.max_num_seqs, SPANS)
+        measurement = Measurement(ask, costs, ceilings, args.max_num_seqs, SPANS, REPEATS)
         sections: dict[str, Callable[[], object]] = {
             "decode": lambda: [decode(b, measurement, runner, args) for b in args.batches],
             "prefill": lambda: figures(measurement, prefill_work(args)),

@@ -26,7 +26,6 @@ from gpu_peers.workloads import (
 from peers.protocol import Batch
 
 PREFILL_REPEATS = 5
-DECODE_REPEATS = 3
 PERCENTILES = (50, 90, 99)
 
 
@@ -49,13 +48,15 @@ class Asked(Protocol):
 @dataclass(frozen=True)
 class Measurement:
     """How an engine is measured. A decode step takes (T(long) - T(short)) / (long - short), T being
-    the time of a batch with so many output tokens; `spans` are (short, long)."""
+    the time of a batch with so many output tokens; `spans` are (short, long).
+    The median of `decode_repeats` such differences counts."""
 
     ask: Asked
     costs: Costs
     ceilings: Ceilings
     max_running: int
     spans: tuple[int, int] = (16, 144)
+    decode_repeats: int = 1
 
     def run(self, work: Work, seed: object) -> list[Figure]:
         """Measure a workload; other prompts for every seed.
@@ -79,7 +80,7 @@ class Measurement:
         self._seconds(batch(short, f"warm {seed}"))
         step = median(
             (self._seconds(batch(long, f"long {i} {seed}")) - begun) / (long - short)
-            for i in range(DECODE_REPEATS)
+            for i in range(self.decode_repeats)
             for begun in [self._seconds(batch(short, f"short {i} {seed}"))]
         )
         context = length + (short + long) // 2
