@@ -31,17 +31,10 @@ from windlass.kernels.triton.decode_plan import DecodeConfig, DecodePlan, Decode
 
 @triton.jit
 def combine_parts(
-    partial,
-    partial_lse,
-    first_program,
-    last_program,
-    first_is_second,
-    group: tl.constexpr,
-    group_lanes: tl.constexpr,
-    head_dim: tl.constexpr,
-    channels: tl.constexpr,
+    partial, partial_lse, first_program, last_program, first_is_second,
+    group: tl.constexpr, group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr,
     parts: tl.constexpr,
-):
+):  # fmt: skip
     """Sum of the parts in the programs' order: values `[G, D]`, largest lse and its divisor `[G]`.
 
     A program's part is its first, only the first program's may be its second. Other programs wrote
@@ -74,6 +67,52 @@ def combine_parts(
     return total, largest, denominator
 
 
+@triton.jit
+def share_row(
+    total, largest, denominator, out, lse, sinks, arrivals, partial, partial_lse,
+    program, run, row, kv_head, is_second, row_begin, row_end,
+    out_row_stride, out_head_stride, lse_row_stride,
+    num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
+    group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr, parts: tl.constexpr,
+):  # fmt: skip
+    """Hand over a program's part of a row and head; the last program to do so finishes them.
+
+    `is_second`: the program has had a part of another row or head before. The row's tiles are those
+    of `[row_begin, row_end)`, of which every program has `run`.
+    """
+    member = tl.arange(0, query_rows)
+    channel = tl.arange(0, channels)
+    live = member < group
+    slot = 2 * program + is_second.to(tl.int32)
+    at = slot * group + member
+    tl.store(
+        partial + at[:, None] * head_dim + channel[None, :],
+        total / denominator[:, None],
+        mask=live[:, None] & (channel[None, :] < head_dim),
+    )
+    tl.store(partial_lse + at, largest + tl.log2(denominator), mask=live)
+    # All threads have written before one of them tells the other programs.
+    tl.debug_barrier()
+    arrival = arrivals + row * num_kv_heads + kv_head
+    arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu")
+    first_program = row_begin // run
+    last_program = (row_end - 1) // run
+    if arrived == last_program - first_program:
+        sums, peaks, divisors = combine_parts(
+            partial, partial_lse, first_program, last_program, row_begin > first_program * run,
+            group, group_lanes, head_dim, channels, parts,
+        )  # fmt: skip
+        lane = tl.arange(0, group_lanes)
+        heads = kv_head * group + lane
+        row64 = row.to(tl.int64)
+        finish_rows(
+            sums, peaks, divisors, heads, lane < group, out, lse, sinks,
+            row64 * out_row_stride + heads * out_head_stride, row64 * lse_row_stride + heads,
+            head_dim, channels,
+        )  # fmt: skip
+        tl.store(arrival, 0)
+
+
 _ANY_ALIGNMENT = ("seq_lens", "block_table", "rows_end", "first_row", "arrivals")
 """Parts of larger buffers, at another offset in every step: no variant for each."""
 
@@ -82,46 +121,16 @@ _ANY_ALIGNMENT = ("seq_lens", "block_table", "rows_end", "first_row", "arrivals"
     do_not_specialize=["num_rows", "table_stride"], do_not_specialize_on_alignment=_ANY_ALIGNMENT
 )
 def paged_decode_kernel(
-    query,
-    keys,
-    values,
-    out,
-    lse,
-    sinks,
-    seq_lens,
-    block_table,
-    rows_end,
-    first_row,
-    arrivals,
-    partial,
-    partial_lse,
-    scale,
-    num_rows,
-    query_row_stride,
-    query_head_stride,
-    out_row_stride,
-    out_head_stride,
-    lse_row_stride,
-    table_stride,
-    block_stride,
-    token_stride,
-    head_stride,
-    num_kv_heads: tl.constexpr,
-    group: tl.constexpr,
-    query_rows: tl.constexpr,
-    group_lanes: tl.constexpr,
-    head_dim: tl.constexpr,
-    channels: tl.constexpr,
-    window: tl.constexpr,
-    softcap: tl.constexpr,
-    tile: tl.constexpr,
-    block_size: tl.constexpr,
-    minimum_run: tl.constexpr,
-    parts: tl.constexpr,
-    early: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
-):
+    query, keys, values, out, lse, sinks,
+    seq_lens, block_table, rows_end, first_row, arrivals, partial, partial_lse,
+    scale, num_rows, query_row_stride, query_head_stride, out_row_stride, out_head_stride,
+    lse_row_stride, table_stride, block_stride, token_stride, head_stride,
+    num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
+    group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr,
+    window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
+    minimum_run: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
+    wait: tl.constexpr, release: tl.constexpr,
+):  # fmt: skip
     """One run of tiles: the rest of a sequence, whole sequences, the beginning of another.
 
     With `early` the plan is older than the kernel just before, and is read while that one runs.
@@ -170,81 +179,22 @@ def paged_decode_kernel(
             keys + kv_head * head_stride,
             values + kv_head * head_stride,
             block_table + row64 * table_stride,
-            first_token,
-            end_token,
-            lowest,
-            seq_len,
-            scale,
-            block_stride,
-            token_stride,
-            window,
-            softcap,
-            True,
-            head_dim,
-            channels,
-            tile,
-            block_size,
-        )
+            first_token, end_token, lowest, seq_len, scale, block_stride, token_stride,
+            window, softcap, True, head_dim, channels, tile, block_size,
+        )  # fmt: skip
         if (tile_at == row_begin) & (stop == row_end):
             finish_rows(
-                total,
-                largest,
-                denominator,
-                heads,
-                live,
-                out,
-                lse,
-                sinks,
-                row64 * out_row_stride + heads * out_head_stride,
-                row64 * lse_row_stride + heads,
-                head_dim,
-                channels,
-            )
+                total, largest, denominator, heads, live, out, lse, sinks,
+                row64 * out_row_stride + heads * out_head_stride, row64 * lse_row_stride + heads,
+                head_dim, channels,
+            )  # fmt: skip
         else:
-            slot = 2 * program + (tile_at > program * run).to(tl.int32)
-            at = slot * group + member
-            tl.store(
-                partial + at[:, None] * head_dim + channel[None, :],
-                total / denominator[:, None],
-                mask=live[:, None] & (channel[None, :] < head_dim),
-            )
-            tl.store(partial_lse + at, largest + tl.log2(denominator), mask=live)
-            # All threads have written before one of them tells the other programs.
-            tl.debug_barrier()
-            arrival = arrivals + row * num_kv_heads + kv_head
-            arrived = tl.atomic_add(arrival, 1, sem="acq_rel", scope="gpu")
-            first_program = row_begin // run
-            last_program = (row_end - 1) // run
-            if arrived == last_program - first_program:
-                sums, peaks, divisors = combine_parts(
-                    partial,
-                    partial_lse,
-                    first_program,
-                    last_program,
-                    row_begin > first_program * run,
-                    group,
-                    group_lanes,
-                    head_dim,
-                    channels,
-                    parts,
-                )
-                lane = tl.arange(0, group_lanes)
-                lane_heads = kv_head * group + lane
-                finish_rows(
-                    sums,
-                    peaks,
-                    divisors,
-                    lane_heads,
-                    lane < group,
-                    out,
-                    lse,
-                    sinks,
-                    row64 * out_row_stride + lane_heads * out_head_stride,
-                    row64 * lse_row_stride + lane_heads,
-                    head_dim,
-                    channels,
-                )
-                tl.store(arrival, 0)
+            share_row(
+                total, largest, denominator, out, lse, sinks, arrivals, partial, partial_lse,
+                program, run, row, kv_head, tile_at > program * run, row_begin, row_end,
+                out_row_stride, out_head_stride, lse_row_stride,
+                num_kv_heads, group, query_rows, group_lanes, head_dim, channels, parts,
+            )  # fmt: skip
         tile_at = stop
         row = tl.where(row + 1 == num_rows, 0, row + 1)
 

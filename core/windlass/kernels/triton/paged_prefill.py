@@ -40,38 +40,14 @@ _ANY_ALIGNMENT = ("query_tiles", "cu_seqlens_q", "seq_lens", "block_table")
 
 @triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=_ANY_ALIGNMENT)
 def paged_prefill_kernel(
-    query,
-    keys,
-    values,
-    out,
-    lse,
-    sinks,
-    query_tiles,
-    cu_seqlens_q,
-    seq_lens,
-    block_table,
-    scale,
-    query_row_stride,
-    query_head_stride,
-    out_row_stride,
-    out_head_stride,
-    lse_row_stride,
-    table_stride,
-    block_stride,
-    token_stride,
-    head_stride,
-    num_kv_heads: tl.constexpr,
-    group: tl.constexpr,
-    query_rows: tl.constexpr,
-    head_dim: tl.constexpr,
-    channels: tl.constexpr,
-    window: tl.constexpr,
-    softcap: tl.constexpr,
-    tile: tl.constexpr,
-    block_size: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
-):
+    query, keys, values, out, lse, sinks, query_tiles, cu_seqlens_q, seq_lens, block_table,
+    scale, query_row_stride, query_head_stride, out_row_stride, out_head_stride,
+    lse_row_stride, table_stride, block_stride, token_stride, head_stride,
+    num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
+    head_dim: tl.constexpr, channels: tl.constexpr,
+    window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
+    wait: tl.constexpr, release: tl.constexpr,
+):  # fmt: skip
     """One tile of queries: first the keys that all its rows see, then those that some see."""
     wait()
     release()
@@ -110,68 +86,21 @@ def paged_prefill_kernel(
     if window == 0:
         seen_by_all = (history + first + 1) // tile * tile
         total, largest, denominator = attend_tiles(
-            query_tile,
-            position,
-            total,
-            largest,
-            denominator,
-            head_keys,
-            head_values,
-            table,
-            begin,
-            seen_by_all,
-            lowest,
-            seq_len,
-            scale,
-            block_stride,
-            token_stride,
-            window,
-            softcap,
-            False,
-            head_dim,
-            channels,
-            tile,
-            block_size,
-        )
+            query_tile, position, total, largest, denominator, head_keys, head_values, table,
+            begin, seen_by_all, lowest, seq_len, scale, block_stride, token_stride,
+            window, softcap, False, head_dim, channels, tile, block_size,
+        )  # fmt: skip
         begin = seen_by_all
     total, largest, denominator = attend_tiles(
-        query_tile,
-        position,
-        total,
-        largest,
-        denominator,
-        head_keys,
-        head_values,
-        table,
-        begin,
-        end,
-        lowest,
-        seq_len,
-        scale,
-        block_stride,
-        token_stride,
-        window,
-        softcap,
-        True,
-        head_dim,
-        channels,
-        tile,
-        block_size,
-    )
+        query_tile, position, total, largest, denominator, head_keys, head_values, table,
+        begin, end, lowest, seq_len, scale, block_stride, token_stride,
+        window, softcap, True, head_dim, channels, tile, block_size,
+    )  # fmt: skip
     finish_rows(
-        total,
-        largest,
-        denominator,
-        heads,
-        live,
-        out,
-        lse,
-        sinks,
-        query_row * out_row_stride + heads * out_head_stride,
-        query_row * lse_row_stride + heads,
-        head_dim,
-        channels,
-    )
+        total, largest, denominator, heads, live, out, lse, sinks,
+        query_row * out_row_stride + heads * out_head_stride, query_row * lse_row_stride + heads,
+        head_dim, channels,
+    )  # fmt: skip
 
 
 def list_query_tiles(
