@@ -39,7 +39,7 @@ _EIGHT_BITS = (
     Tile(64, 64, 4, 3, 3),
     Tile(128, 128, 8, 3, 1),
 )
-_TILES: dict[Quantization, tuple[Tile, ...]] = {
+TILES: dict[Quantization, tuple[Tile, ...]] = {
     "int8": _EIGHT_BITS,
     "fp8": _EIGHT_BITS,
     "int4": (
@@ -49,6 +49,7 @@ _TILES: dict[Quantization, tuple[Tile, ...]] = {
         Tile(128, 128, 8, 3, 1),
     ),
 }
+"""For each format its tiles, from the fewest rows to the most."""
 
 
 def choose(
@@ -60,7 +61,7 @@ def choose(
     inputs: int,
 ) -> QuantizedConfig:
     """The tile for `rows` of `x` and a weight `[channels, inputs]` on `arch` ("sm_90")."""
-    table = _TILES[quantization]
+    table = TILES[quantization]
     tile = next((tile for tile in table if rows <= tile.rows), table[-1])
     return config_of(tile, arch, multiprocessors, rows, channels, inputs)
 

@@ -11,13 +11,14 @@ from windlass.backend import PackedWeight, Quantization
 from windlass.kernels import QuantizedWeight
 
 pytest.importorskip("triton")
-from windlass.kernels.triton.quantized_linear import tiles
+from windlass.kernels.triton.quantized_linear import pack as packed_parts
+from windlass.kernels.triton.quantized_linear import quantized_linear, tiles
 from windlass_cuda.quantized import (
     RoundedWeight,
     quantized_kernel_specs,
     supports_pack_weight,
 )
-from windlass_cuda.quantized_tuning import MAX_SPLIT_TILES, choose
+from windlass_cuda.quantized_tuning import MAX_SPLIT_TILES, TILES, Tile, choose, config_of
 
 FORMATS: tuple[Quantization, ...] = ("int8", "int4", "fp8")
 every_format = pytest.mark.parametrize("quantization", FORMATS)
@@ -107,3 +108,30 @@ def test_every_split_tile_has_a_counter(quantization: Quantization, arch: str) -
 def test_kernels_to_compile_leave_fp8_out_where_it_cannot_be_converted() -> None:
     assert any("fp8" in spec.name for spec in quantized_kernel_specs("sm_90"))
     assert not any("fp8" in spec.name for spec in quantized_kernel_specs("sm_80"))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="takes hours in the interpreter, whose bf16 is wrong")
+@pytest.mark.parametrize(
+    ("quantization", "tile"), [(name, tile) for name in FORMATS for tile in TILES[name]]
+)
+@pytest.mark.parametrize(("channels", "inputs"), [(4096, 4096), (1000, 1408)])
+def test_every_tile_in_bfloat16_at_sizes_of_models(
+    quantization: Quantization, tile: Tile, channels: int, inputs: int, gpu: torch.device
+) -> None:
+    weight = random(channels, inputs)
+    values = QuantizedWeight(weight, quantization).values()
+    numbers, scales = packed_parts(weight, quantization)
+    arrived = torch.zeros(MAX_SPLIT_TILES, dtype=torch.int32, device=gpu)
+    properties = torch.cuda.get_device_properties(gpu)
+    arch = f"sm_{properties.major}{properties.minor}"
+    for rows in (1, 3, 17, 70):
+        x = random(rows, inputs, seed=rows).bfloat16()
+        out = torch.full((rows, channels), torch.nan, dtype=torch.bfloat16, device=gpu)
+        chip = (arch, properties.multi_processor_count)
+        config = config_of(tile, *chip, rows, channels, inputs)
+        quantized_linear(x, numbers, scales, None, out, arrived, quantization, config)
+        wanted = (x.double() @ values.double().T).float()
+        # bf16 has 8 bits: results are rounded, and int4's scaled weights are, each by up to 2**-9.
+        error = (out.float() - wanted).abs().max() / wanted.abs().max()
+        assert error <= 2**-7, f"{rows} rows: {float(error)}"
+        assert not arrived.any()

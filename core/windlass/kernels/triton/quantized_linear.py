@@ -39,7 +39,10 @@ _CHUNK = tl.constexpr(CHUNK)
 def unpacked(words, PART: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
     """The numbers in part PART of int16 words, in `DTYPE`, exactly; part 0 has the lowest bits."""
     if FORMAT == "int4":
-        numbers = (words >> 4 * PART & 15).to(tl.float32) - 8.0
+        # The four bits become the last of the fp32 number 2**23, whose steps are 1: a sum of 16-bit
+        # integers, to which LLVM turns `float(bits) - 8`, ptxas 12.8 compiles wrongly for sm_90.
+        bits = words.to(tl.int32) >> 4 * PART & 15 | 0x4B000000
+        numbers = bits.to(tl.float32, bitcast=True) - 8388616.0
     else:
         byte = (words >> 8 * PART & 255).to(tl.uint8)
         if FORMAT == "int8":
