@@ -23,6 +23,7 @@ from rich.table import Table
 from windlass.backend import HeadNorm, KVLayout, KVPool, KVSpec
 from windlass.kernels import REFERENCES
 from windlass.kernels.triton import rope as rotary
+from windlass.kernels.triton.write_kv import write_kv
 from windlass_cuda import ops, row_tuning
 
 TOKENS = (1, 8, 64, 256, 8192)
@@ -231,7 +232,7 @@ def head_cases(tokens: int) -> Iterator[Case]:
         yield Case(
             f"write_kv {name}",
             shape,
-            lambda pool=pool, slots=slots: rotary.write_kv(  # type: ignore[misc]
+            lambda pool=pool, slots=slots: write_kv(  # type: ignore[misc]
                 key, value, pool.keys[0], pool.values[0], slots, config
             ),
             None,

@@ -23,7 +23,8 @@ from windlass.backend import (
 from windlass.kernels.triton.decode_plan import DecodePlan, DecodeScratch, plan_decode
 from windlass.kernels.triton.paged_decode import paged_decode
 from windlass.kernels.triton.paged_prefill import list_query_tiles, paged_prefill
-from windlass.kernels.triton.rope import rope_and_write, write_kv
+from windlass.kernels.triton.rope import rope_and_write
+from windlass.kernels.triton.write_kv import write_kv
 from windlass_cuda import row_tuning, tuning
 from windlass_cuda.torch_prefill import Chunks, PrefillProvider, installed_providers, upload
 

@@ -13,7 +13,16 @@ from typing import Any
 
 import triton
 
-from windlass.kernels.triton import activation, decode_step, logprobs, norm, penalties, sampling
+from windlass.kernels.triton import (
+    activation,
+    candidates,
+    decode_step,
+    logprobs,
+    norm,
+    penalties,
+    sampling,
+    write_kv,
+)
 from windlass.kernels.triton import rope as rotary
 from windlass.kernels.triton.launch import KernelSpec, LaunchConfig
 from windlass_cuda import row_tuning
@@ -58,15 +67,8 @@ def kernel_specs(arch: str) -> list[KernelSpec]:
 
 
 def representative_specs(arch: str) -> list[KernelSpec]:
-    """Of each kernel its first and its last use: as a rule the smallest and the largest."""
-    uses: dict[int, list[KernelSpec]] = {}
-    for spec in kernel_specs(arch):
-        uses.setdefault(id(spec.function), []).append(spec)
-    return [
-        spec
-        for found in uses.values()
-        for spec in (found if len(found) < 3 else (found[0], found[-1]))
-    ]
+    """Of each kernel its last use: as a rule the largest."""
+    return list({id(spec.function): spec for spec in kernel_specs(arch)}.values())
 
 
 def row_kernel_specs(arch: str) -> list[KernelSpec]:
@@ -202,7 +204,7 @@ def _cache_writes(arch: str, cache: str) -> list[KernelSpec]:
     return [
         _spec(
             f"write_kv {cache} {tokens}",
-            rotary.write_kv_kernel,
+            write_kv.write_kv_kernel,
             _Use(
                 types=f"*bf16 *bf16 *{cache} *{cache} *i64" + 6 * " i32",
                 constants={
@@ -282,7 +284,7 @@ def _choosing(arch: str) -> Iterator[KernelSpec]:
         constants = {**sizes, "RANDOM": random, "INDEXED": random, "HAS_TOP_K": random}
         yield _spec(
             f"partials {random}",
-            sampling.partials_kernel,
+            candidates.partials_kernel,
             _Use(
                 types="*fp32 *i32 *fp32 *i32 *fp64 *fp32" + integers,
                 constants=constants,
@@ -291,7 +293,7 @@ def _choosing(arch: str) -> Iterator[KernelSpec]:
         )
     yield _spec(
         "candidates",
-        sampling.candidates_kernel,
+        candidates.candidates_kernel,
         _Use(
             types="*fp32 *i32 *fp32 *i32 *fp32 *fp32 *fp64 *fp32" + integers,
             constants={**sizes, **chunks, **filters},

@@ -11,8 +11,8 @@ from functools import cache
 import triton
 
 from windlass.kernels.triton.launch import LaunchConfig, RowConfig
-from windlass.kernels.triton.rope import HeadConfig
 from windlass.kernels.triton.sampling import SampleConfig
+from windlass.kernels.triton.write_kv import HeadConfig
 from windlass_cuda.overlap import overlap
 
 _LANES = 32

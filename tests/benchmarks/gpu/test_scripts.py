@@ -41,6 +41,7 @@ def test_the_profile_measures_steps_and_prefill(
     assert "decode@4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_windlass_takes_its_turns_and_ends_in_time(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
     own = ["--engines", "windlass", "--batches", "2", "--tests", "decode", "prefix"]
@@ -58,6 +59,7 @@ def test_without_time_left_nothing_is_started_and_that_is_told(tmp_path: Path) -
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_checked_against_transformers(tmp_path: Path) -> None:
     from gpu_peers.checks import check_model
 

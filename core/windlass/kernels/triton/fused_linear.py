@@ -16,7 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
+from windlass.kernels.triton.activation import silu
 from windlass.kernels.triton.launch import LaunchConfig
+from windlass.kernels.triton.norm import scaled
 
 MAX_ROWS = 8
 """Rows of the input beyond which matrix instructions are needed to keep up with memory."""
@@ -49,16 +51,10 @@ class Norm:
 
 @triton.jit
 def weight_tile(
-    weight,
-    first_row,
-    first_k,
-    N,
-    K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    EVEN_N: tl.constexpr,
-    EVICTION: tl.constexpr,
-):
+    weight, first_row, first_k, N,
+    K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_N: tl.constexpr, EVICTION: tl.constexpr,
+):  # fmt: skip
     """Rows from `first_row` of a contiguous `[N, K]`, inputs from `first_k`; 0 outside."""
     rows = tl.arange(0, BLOCK_N)
     inputs = first_k + tl.arange(0, BLOCK_K)
@@ -75,29 +71,13 @@ def weight_tile(
 
 
 @triton.jit
-def _stream(
-    x,
-    x_stride,
-    residual,
-    row,
-    inputs,
-    mask,
-    K: tl.constexpr,
-    ADD: tl.constexpr,
-):
+def _stream(x, x_stride, residual, row, inputs, mask, K: tl.constexpr, ADD: tl.constexpr):
     """A row of the input, plus the residual stream, rounded as their sum is; in fp32."""
     value = tl.load(x + row * x_stride + inputs, mask, 0.0).to(tl.float32)
     if ADD:
         value += tl.load(residual + row * K + inputs, mask, 0.0).to(tl.float32)
         value = value.to(x.dtype.element_ty).to(tl.float32)
     return value
-
-
-@triton.jit
-def _normed(stream, inverse_rms, weight, DTYPE: tl.constexpr):
-    """The norm's output, with its two roundings, in fp32."""
-    rounded = (stream * inverse_rms).to(DTYPE).to(tl.float32)
-    return (weight.to(tl.float32) * rounded).to(DTYPE).to(tl.float32)
 
 
 @triton.jit
@@ -120,34 +100,49 @@ def with_bias(accumulator, bias, outputs, N, DTYPE: tl.constexpr, HAS_BIAS: tl.c
     return accumulator.to(DTYPE)
 
 
+@triton.jit
+def _input(
+    x, x_stride, residual, norm_weight, inverse_rms, row: tl.constexpr, start, M,
+    K: tl.constexpr, BLOCK_K: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """What the weight multiplies: `BLOCK_K` inputs of a row from `start`, normed where asked."""
+    inputs = start + tl.arange(0, BLOCK_K)
+    mask = inputs < tl.where(row < M, K, 0)
+    vector = _stream(x, x_stride, residual, row, inputs, mask, K, ADD)
+    if NORM:
+        rows = tl.arange(0, inverse_rms.shape[0])
+        inverse = tl.sum(tl.where(rows == row, inverse_rms, 0.0), axis=0)
+        factors = tl.load(norm_weight + inputs, inputs < K, 0.0).to(tl.float32)
+        vector = scaled(vector, inverse, factors, x.dtype.element_ty)
+        vector = vector.to(x.dtype.element_ty).to(tl.float32)
+    return vector
+
+
+@triton.jit
+def _add_products(
+    total, total_up, tile, up_tile, x, x_stride, residual, norm_weight, inverse_rms, start, M,
+    K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    NORM: tl.constexpr, ADD: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
+    """Add the products of all rows' inputs from `start` with the tiles that they meet."""
+    for row in tl.static_range(BLOCK_M):
+        vector = _input(
+            x, x_stride, residual, norm_weight, inverse_rms, row, start, M, K, BLOCK_K, NORM, ADD
+        )
+        total = _add_product(total, tile, vector, row, BLOCK_M)
+        if GATED:
+            total_up = _add_product(total_up, up_tile, vector, row, BLOCK_M)
+    return total, total_up
+
+
 @triton.jit(do_not_specialize=["M", "eps"])
 def fused_linear_kernel(
-    x,
-    residual,
-    norm_weight,
-    weight,
-    bias,
-    out,
-    new_residual,
-    M,
-    N,
-    x_stride,
-    eps,
-    K: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr,
-    NORM: tl.constexpr,
-    ADD: tl.constexpr,
-    GATED: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    EVEN_N: tl.constexpr,
-    EVICTION: tl.constexpr,
-    STAGES: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
-):
+    x, residual, norm_weight, weight, bias, out, new_residual, M, N, x_stride, eps,
+    K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, EVEN_N: tl.constexpr, EVICTION: tl.constexpr, STAGES: tl.constexpr,
+    wait: tl.constexpr, release: tl.constexpr,
+):  # fmt: skip
     """`out` `[M, N]`; `WIDTH` is K padded to a power of two. `GATED`: the weight is `[2N, K]`.
 
     The first tile is used last: the loads of the others are then under way before the input is
@@ -158,13 +153,14 @@ def fused_linear_kernel(
     first_row = program * BLOCK_N
     dtype: tl.constexpr = x.dtype.element_ty
     tile = weight_tile(weight, first_row, 0, N, K, BLOCK_N, BLOCK_K, EVEN_N, EVICTION)
+    up_tile = tile
     if GATED:
         up_weight = weight + N.to(tl.int64) * K
         up_tile = weight_tile(up_weight, first_row, 0, N, K, BLOCK_N, BLOCK_K, EVEN_N, EVICTION)
     if NORM:
         all_inputs = tl.arange(0, WIDTH)
         if BLOCK_K == WIDTH:
-            factors = tl.load(norm_weight + all_inputs, all_inputs < K, 0.0)
+            factors = tl.load(norm_weight + all_inputs, all_inputs < K, 0.0).to(tl.float32)
     wait()
 
     rows = tl.arange(0, BLOCK_M)
@@ -180,7 +176,7 @@ def fused_linear_kernel(
                     tl.store(new_residual + row * K + all_inputs, stream.to(dtype), mask)
             inverse = tl.rsqrt(tl.sum(stream * stream, axis=0) / K + eps)
             if BLOCK_K == WIDTH:
-                vector = _normed(stream, inverse, factors, dtype)
+                vector = scaled(stream, inverse, factors, dtype).to(dtype).to(tl.float32)
                 total = _add_product(total, tile, vector, row, BLOCK_M)
                 if GATED:
                     total_up = _add_product(total_up, up_tile, vector, row, BLOCK_M)
@@ -193,62 +189,28 @@ def fused_linear_kernel(
             next_tile = weight_tile(
                 weight, first_row, start, N, K, BLOCK_N, BLOCK_K, EVEN_N, EVICTION
             )
+            next_up = next_tile
             if GATED:
                 next_up = weight_tile(
                     up_weight, first_row, start, N, K, BLOCK_N, BLOCK_K, EVEN_N, EVICTION
                 )
-            for row in tl.static_range(BLOCK_M):
-                vector = _input(
-                    x, x_stride, residual, norm_weight, inverse_rms, row, start, M, K,
-                    BLOCK_K, NORM, ADD,
-                )  # fmt: skip
-                total = _add_product(total, next_tile, vector, row, BLOCK_M)
-                if GATED:
-                    total_up = _add_product(total_up, next_up, vector, row, BLOCK_M)
-        for row in tl.static_range(BLOCK_M):
-            vector = _input(
-                x, x_stride, residual, norm_weight, inverse_rms, row, 0, M, K, BLOCK_K, NORM, ADD
-            )
-            total = _add_product(total, tile, vector, row, BLOCK_M)
-            if GATED:
-                total_up = _add_product(total_up, up_tile, vector, row, BLOCK_M)
+            total, total_up = _add_products(
+                total, total_up, next_tile, next_up, x, x_stride, residual, norm_weight,
+                inverse_rms, start, M, K, BLOCK_M, BLOCK_K, NORM, ADD, GATED,
+            )  # fmt: skip
+        total, total_up = _add_products(
+            total, total_up, tile, up_tile, x, x_stride, residual, norm_weight, inverse_rms, 0, M,
+            K, BLOCK_M, BLOCK_K, NORM, ADD, GATED,
+        )  # fmt: skip
 
     outputs = first_row + tl.arange(0, BLOCK_N)
     result = with_bias(total, bias, outputs, N, out.dtype.element_ty, HAS_BIAS)
     if GATED:
         up = with_bias(total_up, bias + N, outputs, N, dtype, HAS_BIAS).to(tl.float32)
-        gate = result.to(tl.float32)
-        gate = (gate / (1.0 + tl.exp(-gate))).to(dtype).to(tl.float32)
+        gate = silu(result.to(tl.float32)).to(dtype).to(tl.float32)
         result = (gate * up).to(dtype)
     pointers = out + rows[:, None] * N.to(tl.int64) + outputs[None, :]
     tl.store(pointers, result, (rows < M)[:, None] & (outputs < N)[None, :])
-
-
-@triton.jit
-def _input(
-    x,
-    x_stride,
-    residual,
-    norm_weight,
-    inverse_rms,
-    row: tl.constexpr,
-    start,
-    M,
-    K: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    NORM: tl.constexpr,
-    ADD: tl.constexpr,
-):
-    """What the weight multiplies: `BLOCK_K` inputs of a row from `start`, normed where asked."""
-    inputs = start + tl.arange(0, BLOCK_K)
-    mask = inputs < tl.where(row < M, K, 0)
-    vector = _stream(x, x_stride, residual, row, inputs, mask, K, ADD)
-    if NORM:
-        rows = tl.arange(0, inverse_rms.shape[0])
-        inverse = tl.sum(tl.where(rows == row, inverse_rms, 0.0), axis=0)
-        factors = tl.load(norm_weight + inputs, inputs < K, 0.0)
-        vector = _normed(vector, inverse, factors, x.dtype.element_ty)
-    return vector
 
 
 def fused_linear(

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from windlass.kernels.triton.activation import silu
 from windlass.kernels.triton.launch import LaunchConfig, RowConfig
 from windlass.kernels.triton.routing import (
     most_tiles,
@@ -132,7 +133,7 @@ def gate_up_kernel(
         row_place += BLOCK_K
         gate_place += BLOCK_K
         up_place += BLOCK_K
-    result = gate / (1.0 + tl.exp(-gate)) * up
+    result = silu(gate) * up
     if SWAP:
         result = tl.trans(result)
     mask = real[:, None] & (column < INTERMEDIATE)[None, :]

@@ -13,10 +13,20 @@ from windlass.kernels.triton.launch import LaunchConfig
 
 
 @triton.jit
-def _normed(x, factors, eps, SIZE: tl.constexpr, DTYPE: tl.constexpr):
-    """Norm of a float32 row, 0 beyond SIZE, times its weights; rounded as the reference rounds."""
-    inverse = tl.rsqrt(tl.sum(x * x, axis=0) / SIZE + eps)
+def scaled(x, inverse, factors, DTYPE: tl.constexpr):
+    """`x`, `inverse` of its root mean square, and its weights, all float32, multiplied.
+
+    The first product is rounded to `DTYPE`, as the reference does; the second one is the caller's
+    to round.
+    """
     return (x * inverse).to(DTYPE).to(tl.float32) * factors
+
+
+@triton.jit
+def _normed(x, factors, eps, SIZE: tl.constexpr, DTYPE: tl.constexpr):
+    """Norm of a float32 row, 0 beyond SIZE, times its weights, to be rounded to `DTYPE`."""
+    inverse = tl.rsqrt(tl.sum(x * x, axis=0) / SIZE + eps)
+    return scaled(x, inverse, factors, DTYPE)
 
 
 @triton.jit

@@ -8,50 +8,13 @@ of its halves stand in registers. Numbers are rounded to the model's dtype where
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
 from windlass.backend.attention import HeadNorm
-from windlass.kernels.triton.launch import LaunchConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig(LaunchConfig):
-    """`heads`, a power of 2: how many heads of a token a program takes."""
-
-    num_warps: int = 1
-    heads: int = 4
-
-
-@triton.jit
-def _load_part(pointer, offsets, valid, start, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Channels `start` to `start + SIZE` of some heads, float32 `[heads, BLOCK]`, 0 beyond."""
-    channel = tl.arange(0, BLOCK)
-    mask = valid[:, None] & (channel < SIZE)[None, :]
-    part = tl.load(pointer + offsets[:, None] + (start + channel)[None, :], mask=mask, other=0.0)
-    return part.to(tl.float32)
-
-
-@triton.jit
-def _store_part(
-    pointer,
-    offsets,
-    valid,
-    start,
-    part,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Store what `_load_part` loads, in the dtype of `pointer`; fp8 saturates at 448."""
-    channel = tl.arange(0, BLOCK)
-    mask = valid[:, None] & (channel < SIZE)[None, :]
-    if pointer.dtype.element_ty == tl.float8e4nv:
-        part = tl.clamp(part, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
-    part = part.to(pointer.dtype.element_ty)
-    tl.store(pointer + offsets[:, None] + (start + channel)[None, :], part, mask=mask)
+from windlass.kernels.triton.norm import scaled
+from windlass.kernels.triton.write_kv import HeadConfig, load_part, store_part
 
 
 @triton.jit
@@ -59,8 +22,7 @@ def _scaled(part, inverse, weight, start, DTYPE: tl.constexpr, SIZE: tl.constexp
     """A part of normalised heads times its weights, rounded twice as the op `rms_norm` does."""
     channel = tl.arange(0, part.shape[1])
     factors = tl.load(weight + start + channel, mask=channel < SIZE, other=0.0).to(tl.float32)
-    normed = (part * inverse[:, None]).to(DTYPE).to(tl.float32)
-    return (normed * factors[None, :]).to(DTYPE).to(tl.float32)
+    return scaled(part, inverse[:, None], factors[None, :], DTYPE).to(DTYPE).to(tl.float32)
 
 
 @triton.jit
@@ -82,9 +44,9 @@ def _load_rotated(
     All are numbers of the model's dtype. `cos_sin` points to the row of the token's position.
     """
     dtype: tl.constexpr = pointer.dtype.element_ty
-    first = _load_part(pointer, offsets, valid, 0, HALF, HALF_BLOCK)
-    second = _load_part(pointer, offsets, valid, HALF, HALF, HALF_BLOCK)
-    tail = _load_part(pointer, offsets, valid, 2 * HALF, TAIL, TAIL_BLOCK)
+    first = load_part(pointer, offsets, valid, 0, HALF, HALF_BLOCK)
+    second = load_part(pointer, offsets, valid, HALF, HALF, HALF_BLOCK)
+    tail = load_part(pointer, offsets, valid, 2 * HALF, TAIL, TAIL_BLOCK)
     channel = tl.arange(0, HALF_BLOCK)
     cos = tl.load(cos_sin + channel, mask=channel < HALF, other=0.0)[None, :]
     sin = tl.load(cos_sin + HALF + channel, mask=channel < HALF, other=0.0)[None, :]
@@ -113,10 +75,10 @@ def _store_heads(
     TAIL_BLOCK: tl.constexpr,
 ):
     """Store what `_load_rotated` gives."""
-    _store_part(pointer, offsets, valid, 0, first, HALF, HALF_BLOCK)
-    _store_part(pointer, offsets, valid, HALF, second, HALF, HALF_BLOCK)
+    store_part(pointer, offsets, valid, 0, first, HALF, HALF_BLOCK)
+    store_part(pointer, offsets, valid, HALF, second, HALF, HALF_BLOCK)
     if TAIL > 0:
-        _store_part(pointer, offsets, valid, 2 * HALF, tail, TAIL, TAIL_BLOCK)
+        store_part(pointer, offsets, valid, 2 * HALF, tail, TAIL, TAIL_BLOCK)
 
 
 @triton.jit
@@ -230,7 +192,7 @@ def rope_and_write_kernel(
             head = (group - query_groups) * HEADS + tl.arange(0, HEADS)
             valid = head < NUM_KV_HEADS
             start = slot // BLOCK_SIZE * cache_block_stride + slot % BLOCK_SIZE * cache_slot_stride
-            numbers = _load_part(
+            numbers = load_part(
                 value + token * value_stride, head * head_stride, valid, 0,
                 2 * HALF + TAIL, DIM_BLOCK,
             )  # fmt: skip
@@ -238,7 +200,7 @@ def rope_and_write_kernel(
                 key + token * key_stride, head * head_stride, valid, row, key_weight, eps,
                 HALF, HALF_BLOCK, TAIL, TAIL_BLOCK, NORM,
             )  # fmt: skip
-            _store_part(
+            store_part(
                 value_cache + start, head * cache_head_stride, valid, 0, numbers,
                 2 * HALF + TAIL, DIM_BLOCK,
             )  # fmt: skip
@@ -246,82 +208,6 @@ def rope_and_write_kernel(
                 key_cache + start, head * cache_head_stride, valid, first, second, tail,
                 HALF, HALF_BLOCK, TAIL, TAIL_BLOCK,
             )  # fmt: skip
-
-
-@triton.jit
-def write_kv_kernel(
-    key,
-    value,
-    key_cache,
-    value_cache,
-    slot_mapping,
-    key_stride,
-    value_stride,
-    head_stride,
-    cache_block_stride,
-    cache_slot_stride,
-    cache_head_stride,
-    NUM_KV_HEADS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    DIM: tl.constexpr,
-    DIM_BLOCK: tl.constexpr,
-    HEADS: tl.constexpr,
-    wait: tl.constexpr,
-    release: tl.constexpr,
-):
-    """Copy keys and values into their slots: grid (T, groups of heads)."""
-    wait()
-    release()
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slot_mapping + token).to(tl.int64)
-    if slot >= 0:
-        head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-        valid = head < NUM_KV_HEADS
-        start = slot // BLOCK_SIZE * cache_block_stride + slot % BLOCK_SIZE * cache_slot_stride
-        offsets = head * head_stride
-        keys = _load_part(key + token * key_stride, offsets, valid, 0, DIM, DIM_BLOCK)
-        values = _load_part(value + token * value_stride, offsets, valid, 0, DIM, DIM_BLOCK)
-        offsets = head * cache_head_stride
-        _store_part(key_cache + start, offsets, valid, 0, keys, DIM, DIM_BLOCK)
-        _store_part(value_cache + start, offsets, valid, 0, values, DIM, DIM_BLOCK)
-
-
-def write_kv(
-    key: torch.Tensor,
-    value: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
-    config: HeadConfig,
-) -> None:
-    """Store `key` and `value` into their slots (-1: skip).
-
-    Both `[T, Hkv, D]` with the same stride between heads, channels side by side; the caches
-    `[B, N, Hkv, D]` with equal strides, of the same dtype or fp8 (e4m3, saturating);
-    `slot_mapping` int `[T]`.
-    """
-    tokens, num_kv_heads, dim = key.shape
-    if tokens == 0:
-        return
-    write_kv_kernel[(tokens, triton.cdiv(num_kv_heads, config.heads))](
-        key,
-        value,
-        key_cache,
-        value_cache,
-        slot_mapping,
-        key.stride(0),
-        value.stride(0),
-        key.stride(1),
-        *key_cache.stride()[:3],
-        num_kv_heads,
-        key_cache.shape[1],
-        dim,
-        triton.next_power_of_2(dim),
-        config.heads,
-        config.wait,
-        config.release,
-        **config.launch_options(),
-    )
 
 
 def rope_and_write(
