@@ -9,7 +9,8 @@ WindlassError
 + PluginError              a plugin broke its contract
 |   - BackendNotAvailableError   the backend asked for cannot be used here, and why
 |   - UnsupportedError           a backend cannot do what the model needs
-+ OutOfMemoryError         a reservation does not fit: names the bytes asked and available
++ OutOfMemoryError         a reservation does not fit (names the bytes asked and available), or a
+|                          kernel found no memory to work in
 + EngineError              the engine failed while it served
     - EngineDeadError      the engine process is gone; it may be restarting
     - RequestFailedError   this request made a step fail, or produced no valid numbers
