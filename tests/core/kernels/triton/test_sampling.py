@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,11 @@ from windlass.kernels.triton.sampling import SampleConfig, greedy, sample
 CONFIG = SampleConfig(block=128, group=32, kept=8, num_warps=1, choose_warps=1)
 
 generated = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8 if os.environ["TRITON_INTERPRET"] == "1" else 12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-vocab_sizes = st.sampled_from([1, 2, 127, 128, 129, 500, 1003])
+vocab_sizes = st.sampled_from([1, 2, 127, 128, 129, 390])
 # Peaked, ordinary, flat, and so coarse that many logits tie.
 spreads = st.sampled_from([0.01, 1.0, 3.0, 10.0, -1.0])
 
@@ -78,8 +81,8 @@ def test_tokens_are_the_references(
 
 
 def test_rows_have_their_own_parameters(device: torch.device) -> None:
-    rows = 8
-    logits = random_logits(rows, 301, 2.0, 7, device)
+    rows = 6
+    logits = random_logits(rows, 250, 2.0, 7, device)
     generator = torch.Generator().manual_seed(1)
 
     def choose(values: list[float]) -> torch.Tensor:
