@@ -82,7 +82,10 @@ def test_what_others_ask_changes_no_answer(rounded: LLM) -> None:
         alone = rounded.chat([talk], GREEDY)[0].outputs[0]
         assert alone.token_ids == batched.outputs[0].token_ids
         expected = batched.outputs[0].cumulative_logprob
-        assert alone.cumulative_logprob == pytest.approx(expected, abs=1e-3)
+        # torch sums fp8's fp32 products in an order that depends on the number of rows, and a last
+        # bit can turn a rounding to bf16; integer products are exact in any order.
+        tolerance = 0.05 if rounded.info.quantization == "fp8" else 1e-3
+        assert alone.cumulative_logprob == pytest.approx(expected, abs=tolerance)
 
 
 def test_the_engine_reports_format_and_bytes(plain: LLM, rounded: LLM) -> None:
