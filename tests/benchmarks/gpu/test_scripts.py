@@ -84,3 +84,19 @@ def test_a_wrong_model_is_found(tmp_path: Path) -> None:
     (found,) = checks.found
     assert found.passed is False
     assert "tokens equal" in found.figures
+
+
+def test_one_call_runs_the_parts_that_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = " ".join([*TINY[2:], "--batches", "2", "--profiled", "2", "--prefill", "64"])
+    own = ["--only", "profile", "--model", "tiny", f"--common={common}", "--out", str(tmp_path)]
+    assert script("everything").main([*own, "--deadline", "120"]) == 0
+    assert json.loads((tmp_path / "profile.json").read_text())[0]["model"] == "tiny"
+    assert "== profile: code 0" in capsys.readouterr().out
+
+
+def test_a_part_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--only", "profile", "--model", "tiny", "--common=--no-such-flag"]
+    assert script("everything").main([*own, "--out", str(tmp_path)]) == 1
+    assert "failed: profile" in capsys.readouterr().out
