@@ -192,7 +192,7 @@ def bench_decodes(report: Report, arch: str, copy: float, quick: bool) -> None:
     for (model, shape), workload in itertools.product(
         MODELS.items(), [*uniform, "1x64k + 15x4k", "256 of U(100, 1024)"]
     ):
-        config = tuning.decode_config(arch, shape[2], DTYPE)
+        config = tuning.decode_config(arch, shape[2], DTYPE, DTYPE)
         report.attempt(
             {"decode": model, "workload": workload},
             lambda: DecodeBench(shape, workload, copy).measure(config),  # noqa: B023 - called here
@@ -216,7 +216,7 @@ def sweep_decodes(report: Report, arch: str, copy: float, quick: bool) -> None:
     workloads = ["1 x 2048", "64 x 2048", "1x64k + 15x4k", "256 of U(100, 1024)"]
     shape = MODELS["Llama-8B"]
     benches = {workload: DecodeBench(shape, workload, copy) for workload in workloads}
-    for config in decode_variants(tuning.decode_config(arch, shape[2], DTYPE), quick):
+    for config in decode_variants(tuning.decode_config(arch, shape[2], DTYPE, DTYPE), quick):
 
         def measure(config: DecodeConfig = config) -> dict[str, Any]:
             return {name: bench.measure(config)["us"] for name, bench in benches.items()}
@@ -341,7 +341,7 @@ def check(report: Report, arch: str) -> None:
     units = torch.cuda.get_device_properties(0).multi_processor_count
     for shape in ((32, 8, 128), (14, 2, 64), (8, 4, 256)):
         step = make_step(shape, [(1, length - 1) for length in (1, 63, 64, 700, 5000, 129)])
-        config = tuning.decode_config(arch, shape[2], DTYPE)
+        config = tuning.decode_config(arch, shape[2], DTYPE, DTYPE)
         report.attempt(
             {"check": "decode", "shape": shape},
             lambda: _error(step, shape, *decode_run(*step, config, units)),  # noqa: B023

@@ -181,7 +181,7 @@ class CudaAttention(Attention):
                 self._multiprocessors,
                 batch.max_seq_len,
                 params.window,
-                tuning.decode_config(self._arch, head_dim, query.dtype),
+                tuning.decode_config(self._arch, head_dim, query.dtype, keys.dtype),
             )
         if plan.scratch is None or len(plan.scratch.partial) < 2 * decodes.num_programs:
             plan.scratch = DecodeScratch.allocate(

@@ -29,7 +29,7 @@ def attention_kernel_specs(arch: str) -> list[KernelSpec]:
 
 
 def _plans(arch: str) -> Iterator[KernelSpec]:
-    config = tuning.decode_config(arch, 128, torch.bfloat16)
+    config = tuning.decode_config(arch, 128, torch.bfloat16, torch.bfloat16)
     constants = {
         "num_kv_heads": _NUM_KV_HEADS,
         "minimum_run": config.minimum_run,
@@ -70,7 +70,7 @@ def _uses(arch: str) -> Iterator[tuple[torch.dtype, torch.dtype, int, int]]:
 
 def _decodes(arch: str) -> Iterator[KernelSpec]:
     for dtype, kv_dtype, head_dim, group in _uses(arch):
-        config = tuning.decode_config(arch, head_dim, dtype)
+        config = tuning.decode_config(arch, head_dim, dtype, kv_dtype)
         constants = decode_constants(config, **_shape(head_dim, group), early=True)
         name = f"paged decode {head_dim} x {group} {_TYPES[kv_dtype]}"
         yield _spec(

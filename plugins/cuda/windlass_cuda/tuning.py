@@ -60,9 +60,12 @@ PREFILL_RULES: dict[str, tuple[PrefillRule, ...]] = {
 # (tile, warps, stages, programs a multiprocessor, minimum run) up to so many channels.
 _DECODE = {
     "sm_80": {64: (64, 4, 5, 3, 2), 128: (64, 4, 3, 3, 2), 256: (64, 4, 3, 2, 2)},
-    "sm_90": {64: (64, 2, 3, 4, 2), 128: (64, 2, 3, 4, 2), 256: (64, 4, 3, 2, 4)},
+    "sm_90": {64: (64, 4, 5, 3, 4), 128: (64, 4, 5, 3, 4), 256: (64, 4, 3, 2, 4)},
     "sm_100": {64: (64, 4, 5, 3, 2), 128: (64, 4, 5, 3, 2), 256: (64, 4, 3, 2, 2)},
 }
+# Two warps have no registers left for padded channels, or to widen fp8.
+_DECODE_PLAIN = {"sm_90": {64: (64, 2, 3, 4, 2), 128: (64, 2, 3, 4, 2)}}
+"""Heads of exactly so many channels, whose cache is of the model's dtype."""
 _DECODE_FLOAT32 = {64: (32, 4, 3, 2, 4), 128: (32, 4, 3, 2, 4), 256: (16, 4, 3, 2, 8)}
 
 # (query rows, tile, warps, stages) up to so many channels.
@@ -85,10 +88,16 @@ def known(arch: str) -> str:
 
 
 @cache
-def decode_config(arch: str, head_dim: int, dtype: torch.dtype) -> DecodeConfig:
-    """How decodes of heads of `head_dim` are launched for a model of `dtype`."""
-    table = _DECODE_FLOAT32 if dtype == torch.float32 else _DECODE[known(arch)]
-    tile, warps, stages, programs, run = _up_to(table, head_dim)
+def decode_config(
+    arch: str, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> DecodeConfig:
+    """How decodes of heads of `head_dim` are launched: model of `dtype`, cache of `kv_dtype`."""
+    if dtype == torch.float32:
+        entry = _up_to(_DECODE_FLOAT32, head_dim)
+    else:
+        plain = _DECODE_PLAIN.get(known(arch), {}) if dtype == kv_dtype else {}
+        entry = plain.get(head_dim) or _up_to(_DECODE[known(arch)], head_dim)
+    tile, warps, stages, programs, run = entry
     return DecodeConfig(
         tile=tile,
         num_warps=warps,
