@@ -6,7 +6,7 @@
 // Packed activations are [group][row][32 inputs], then the scales [group][row].
 #pragma once
 
-#include <vector>
+#include <memory>
 
 #include "linear_half.h"
 #include "linear_int4_tile.h"
@@ -58,14 +58,21 @@ class UnpackedPanel {
 };
 
 // This thread's unpacked panel, kept between the groups of rows of a call.
+// Not a std::vector: of what its members compile to in files of several instruction sets the linker
+// keeps one, which the processor may not have.
 struct PanelMemory {
-  std::vector<char> memory;
+  std::unique_ptr<char[]> memory;
+  int64_t size = 0;
   const char* unpacked = nullptr;  // the packed panel that it holds
 
   char* at_least(int64_t bytes) {
-    if (static_cast<int64_t>(memory.size()) < bytes + kTileBytes) memory.resize(bytes + kTileBytes);
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    return memory.data() + (-address & (kTileBytes - 1));
+    if (size < bytes + kTileBytes) {
+      memory.reset(new char[bytes + kTileBytes]);
+      size = bytes + kTileBytes;
+      unpacked = nullptr;
+    }
+    const auto address = reinterpret_cast<uintptr_t>(memory.get());
+    return memory.get() + (-address & (kTileBytes - 1));
   }
 };
 
