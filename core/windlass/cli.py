@@ -26,6 +26,7 @@ CORE_COMMANDS = {
     "generate": "windlass.commands.generate",
     "bench": "windlass.commands.bench",
     "doctor": "windlass.commands.doctor",
+    "conformance": "windlass.commands.conformance",
 }
 DESCRIPTION = "Windlass serves large language models on any hardware."
 

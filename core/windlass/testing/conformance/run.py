@@ -1,0 +1,203 @@
+"""Runs levels in child processes: a crash there is a failed case, and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from windlass._version import __version__
+from windlass.errors import PluginError
+from windlass.testing.conformance.cases import Outcome
+from windlass.testing.conformance.report import Report
+
+LEVELS = ("L0", "L1", "L2", "L3")
+"""Hygiene of discovery, device and allocator, ops, attention."""
+
+TIMEOUT = 600.0
+"""Seconds that a child may take: a level, or an op provider of L2."""
+
+MAX_CRASHES = 5
+"""A child that crashed is started again behind the case; after so many times no more."""
+
+_BOOT = """\
+import json, sys
+with open(sys.argv[1]) as file:
+    request = json.load(file)
+sys.path[:] = request["path"]
+from windlass.testing.conformance.child import main
+main(request)
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The backend to prove; `plugin` is the module of a plugin that is not installed."""
+
+    backend: str
+    plugin: str = ""
+
+
+class _Ended(msgspec.Struct):
+    """What a child left: outcomes, the case that it was in, and how it ended ("": well)."""
+
+    outcomes: list[Outcome]
+    inside: str
+    problem: str
+    answer: list[str]
+
+
+def prove(target: Target, levels: Iterable[str] = LEVELS, *, timeout: float = TIMEOUT) -> Report:
+    """Run the levels against a backend, each (and each op provider of L2) in its own process.
+
+    Raises:
+        PluginError: there is no such level.
+    """
+    begun = time.perf_counter()
+    wanted = list(dict.fromkeys(levels))
+    unknown = [level for level in wanted if level not in LEVELS]
+    if unknown:
+        raise PluginError(f"there is no level {unknown[0]!r}; there are: {', '.join(LEVELS)}")
+    outcomes: list[Outcome] = []
+    for level in wanted:
+        outcomes += _level(target, level, timeout)
+    return Report(
+        windlass=__version__,
+        backend=target.backend,
+        levels=tuple(wanted),
+        outcomes=tuple(outcomes),
+        seconds=round(time.perf_counter() - begun, 2),
+    )
+
+
+def _level(target: Target, level: str, timeout: float) -> list[Outcome]:
+    if level != "L2":
+        return _group(target, level, "", timeout)
+    listed = _child(target, level, "", (), timeout, list_providers=True)
+    if listed.problem or listed.outcomes:
+        return listed.outcomes or [_failure(level, "start", listed.problem, "")]
+    return [
+        outcome
+        for provider in listed.answer
+        for outcome in _group(target, level, provider, timeout)
+    ]
+
+
+def _group(target: Target, level: str, provider: str, timeout: float) -> list[Outcome]:
+    """All cases of a level (of L2: with one provider), over as many children as crash."""
+    outcomes: list[Outcome] = []
+    for _ in range(MAX_CRASHES):
+        done = [outcome.case for outcome in outcomes]
+        ended = _child(target, level, provider, done, timeout)
+        outcomes += ended.outcomes
+        if not ended.problem:
+            break
+        case = ended.inside or ("between cases" if outcomes else "start")
+        outcomes.append(_failure(level, case, ended.problem, provider))
+        if not ended.inside:
+            break
+    else:
+        text = f"not run: the process crashed {MAX_CRASHES} times"
+        outcomes.append(_failure(level, "the cases that are left", text, provider))
+    return outcomes
+
+
+def _failure(level: str, case: str, reason: str, provider: str) -> Outcome:
+    return Outcome(level=level, case=case, status="failed", reason=reason, provider=provider)
+
+
+def _child(
+    target: Target,
+    level: str,
+    provider: str,
+    skip: Iterable[str],
+    timeout: float,
+    *,
+    list_providers: bool = False,
+) -> _Ended:
+    with tempfile.TemporaryDirectory(prefix="windlass-conformance-") as folder:
+        answers = Path(folder) / "answers"
+        request = {
+            "path": sys.path,
+            "backend": target.backend,
+            "plugin": target.plugin,
+            "level": level,
+            "provider": provider,
+            "list": list_providers,
+            "skip": list(skip),
+            "answers": str(answers),
+        }
+        # A file, for the list of cases to skip may be longer than an argument can be.
+        order = Path(folder) / "request"
+        order.write_text(json.dumps(request))
+        with tempfile.TemporaryFile() as errors:
+            problem = _run([sys.executable, "-c", _BOOT, str(order)], errors, timeout)
+        return _read(answers, problem)
+
+
+def _run(command: list[str], errors: IO[bytes], timeout: float) -> str:
+    """How the child ended, "" when well."""
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=errors,
+        stderr=errors,
+        start_new_session=True,
+    )
+    try:
+        code = child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {timeout:g} s"
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if code == 0:
+        return ""
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    last = f": {lines[-1]}" if lines else ""
+    if code > 0:
+        return f"the process ended with exit status {code}{last}"
+    return f"the process was ended by {_signal_name(-code)}{last}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _read(answers: Path, problem: str) -> _Ended:
+    """What the child wrote, line by line, as far as it came."""
+    ended = _Ended([], "", problem, [])
+    lines = answers.read_bytes().splitlines() if answers.exists() else []
+    for line in lines:
+        try:
+            said: dict[str, Any] = json.loads(line)
+        except ValueError:  # cut off in the middle
+            continue
+        if "begin" in said:
+            ended.inside = said["begin"]
+        elif "providers" in said:
+            ended.answer = said["providers"]
+        elif "end" in said:
+            ended.inside = ""
+            return ended
+        else:
+            ended.outcomes.append(msgspec.convert(said, Outcome))
+            ended.inside = ""
+    if not problem:
+        ended.problem = "the process ended in the middle, with exit status 0"
+    return ended
