@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(LEVELS),
         help="what to check: L0 discovery, L1 device, L2 ops, L3 attention (default: all)",
     )
+    parser.add_argument(
+        "--provider", nargs="+", default=[], help="check these op providers alone in L2"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every outcome as JSON")
     parser.add_argument(
         "--plugin", metavar="MODULE", default="", help="the module of a plugin not installed"
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from windlass.testing.conformance import Target, prove
     from windlass.testing.conformance.report import print_report
 
-    report = prove(Target(args.name, args.plugin), args.level)
+    report = prove(Target(args.name, args.plugin), args.level, providers=args.provider)
     if args.json:
         try:
             Path(args.json).write_text(report.to_json() + "\n")

@@ -22,7 +22,7 @@ STEPS = {
 }
 """(query lengths, sequence lengths): first tokens, odd lengths, full blocks, chunks over a past."""
 HEADS = {"MHA": (4, 4), "GQA": (8, 2), "MQA": (4, 1), "odd groups": (6, 2), "group of 7": (7, 1)}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, float]] = {
     "plain": {},
     "window": {"window": 23},
     "window of 1": {"window": 1},
@@ -67,12 +67,14 @@ def attention_cases(backend: Backend) -> Iterator[Case]:
 
 
 def _shapes(backend: Backend) -> Iterator[Shape]:
+    """Everything over a cache of the model's dtype; over a quantised one what may interact."""
     sizes = sorted({16, 64, backend.capabilities.preferred_block_size})
     for dtype in backend.capabilities.dtypes:
         for kv_dtype in (dtype, torch.int8, FP8):
+            whole = kv_dtype is dtype
             for step in STEPS:
-                for heads in HEADS:
-                    for variant in VARIANTS:
+                for heads in HEADS if whole else ("GQA", "group of 7"):
+                    for variant in VARIANTS if whole else ("plain", "all"):
                         yield Shape(step, heads, variant, dtype, kv_dtype)
             for size in sizes:
                 yield Shape("mixed", "GQA", "all", dtype, kv_dtype, block_size=size)
@@ -165,7 +167,8 @@ def _run(backend: Backend, step: PagedStep, params: AttentionParams, dtype: torc
         backend.device.synchronize()
         close(out, expected, dtype)
         if lse is not None:
-            close(lse, expected_lse, torch.float32, factor=5.0)
+            # Scores of a 16-bit model may be rounded to its dtype before they are summed.
+            close(lse, expected_lse, dtype, factor=5.0 if dtype is torch.float32 else 1.0)
         around = torch.stack((wide[0], wide[-1]))
         expect(bool((around == SENTINEL).all()), "it wrote beside its output")
     expect(torch.equal(step.query, query), "it wrote into the query")

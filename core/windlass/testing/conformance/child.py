@@ -46,12 +46,12 @@ def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     if unusable:
         _say(answers, Outcome(level=level, case="all", status="skipped", reason=unusable))
         return
-    if request["list"]:
+    backend = _backend(request)
+    if level == "L2":
         from windlass.testing.conformance.ops import providers
 
-        _say(answers, {"providers": providers(_backend(request))})
-        return
-    _run(level, _cases(level, _backend(request), request["provider"]), request, answers)
+        _say(answers, {"providers": providers(backend)})
+    _run(level, _cases(level, backend, request["provider"]), request, answers)
 
 
 def _run(level: str, cases: Iterable[Case], request: dict[str, Any], answers: IO[bytes]) -> None:

@@ -199,7 +199,9 @@ def _pool(backend: Backend, dtype: torch.dtype, seed: int, buffer: torch.Tensor 
 
 def _blocks(pool: KVPool) -> list[torch.Tensor]:
     """A copy on the host of everything in the pool, as bytes `[B, ...]`."""
-    return [part.cpu().contiguous().view(torch.uint8) for part in pool.parts]
+    # Cloned, for on a host device `cpu()` is the pool itself.
+    copies = (part.cpu().clone(memory_format=torch.contiguous_format) for part in pool.parts)
+    return [copy.view(torch.uint8) for copy in copies]
 
 
 def _same(pool: KVPool, expected: list[torch.Tensor]) -> None:

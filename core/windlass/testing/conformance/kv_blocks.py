@@ -64,7 +64,8 @@ def _slots(pool: KVPool, count: int) -> torch.Tensor:
 
 def _rows(part: torch.Tensor) -> torch.Tensor:
     """A part of the pool by slot, as bytes on the host: `[slots, ...]`."""
-    rows = part.flatten(0, 1).cpu().contiguous()
+    # Cloned, for on a host device `cpu()` is the pool itself.
+    rows = part.cpu().clone(memory_format=torch.contiguous_format).flatten(0, 1)
     return rows.view(torch.uint8).reshape(len(rows), -1)
 
 
@@ -74,7 +75,7 @@ def _write(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
     slots = _slots(pool, 37)
     # Keys and values as they come: views of one tensor, head by head beside each other.
     both = _normal(backend, dtype, len(slots), 2 * _KV_HEADS, _HEAD_DIM)
-    key, value = both.split(_KV_HEADS, dim=1)
+    key, value = both.split_with_sizes([_KV_HEADS, _KV_HEADS], dim=1)
     backend.attention.write_kv(pool, 1, key, value, slots)
     backend.device.synchronize()
     written = slots[slots >= 0].cpu().long()
@@ -133,7 +134,7 @@ def _segments(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> No
     pool = _pool(backend, dtype, kv_dtype)
     generator = torch.Generator().manual_seed(1)
     pool.buffer.copy_(torch.randint(0, 120, pool.buffer.shape, generator=generator))
-    host = pool.buffer.cpu()
+    host = pool.buffer.cpu().clone()
     taken = torch.zeros(len(host), dtype=torch.int32)
     nbytes = pool.layout.block_bytes(pool.spec, _LAYERS)
     for block in range(_BLOCKS):
@@ -158,7 +159,7 @@ def _rope_and_write(backend: Backend, dtype: torch.dtype, has_norm: bool) -> Non
         slots = _slots(pool, 37)
         heads = _HEADS + 2 * _KV_HEADS
         qkv = _normal(backend, dtype, len(slots), heads, _HEAD_DIM)
-        query, key, value = qkv.split([_HEADS, _KV_HEADS, _KV_HEADS], dim=1)
+        query, key, value = qkv.split_with_sizes([_HEADS, _KV_HEADS, _KV_HEADS], dim=1)
         weights = [_normal(backend, dtype, _HEAD_DIM, seed=2 + i) for i in range(2)]
         norm = HeadNorm(weights[0], weights[1], 1e-6) if has_norm else None
         angle = _normal(backend, torch.float32, 90, _HEAD_DIM // 2, seed=4)

@@ -164,7 +164,9 @@ def _rope(make: Maker) -> Iterator[Call]:
         for num_heads, num_kv_heads in heads:
             for head_dim, rotated in ((64, 64), (80, 40), (128, 128)):
                 qkv = guarded(make.normal(rows, num_heads + 2 * num_kv_heads, head_dim))
-                query, key, _ = qkv.inside.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+                query, key, _ = qkv.inside.split_with_sizes(
+                    [num_heads, num_kv_heads, num_kv_heads], dim=1
+                )
                 angle = make.uniform(90, rotated // 2) * 6.28
                 table = torch.cat((angle.cos(), angle.sin()), dim=1)
                 args = (query, key, make.integers(0, 90, rows), table)

@@ -37,9 +37,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return [outcome for outcome in self.outcomes if outcome.status == "skipped"]
 
     @property
+    def idle(self) -> list[str]:
+        """Levels that were asked for and of which no case ran."""
+        ran = {outcome.level for outcome in self.outcomes if outcome.status != "skipped"}
+        return [level for level in self.levels if level not in ran]
+
+    @property
     def proven(self) -> bool:
-        """Whether something was run, and nothing failed."""
-        return not self.failures and len(self.skips) < len(self.outcomes)
+        """Whether something of each level was run, and nothing failed."""
+        return not self.failures and not self.idle
 
     def to_json(self) -> str:
         """Everything, as indented JSON."""
@@ -64,14 +70,16 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(_counts(report))
     if report.failures:
         console.print("[red]Failed[/]")
-        console.print(report.failure_text(), markup=False, highlight=False)
+        console.print(report.failure_text(), markup=False, highlight=False, soft_wrap=True)
     reasons = Counter((skip.level, skip.provider, skip.reason) for skip in report.skips)
     if reasons:
-        console.print("[yellow]Skipped, for the backend does not do it[/]")
+        console.print("[yellow]Skipped, with the backend's reason[/]")
     for (level, provider, reason), count in reasons.most_common():
         where = f"{level} {provider}".strip()
-        console.print(f"{count} x {where}: {reason}", markup=False, highlight=False)
+        console.print(f"{count} x {where}: {reason}", markup=False, highlight=False, soft_wrap=True)
     verdict = "[green]proven[/]" if report.proven else "[red]not proven[/]"
+    if report.idle:
+        verdict += f" (nothing ran of {', '.join(report.idle)})"
     console.print(f"{escape(report.backend)}: {verdict} in {report.seconds:.1f} s")
 
 

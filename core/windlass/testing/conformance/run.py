@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,9 @@ from windlass.testing.conformance.report import Report
 
 LEVELS = ("L0", "L1", "L2", "L3")
 """Hygiene of discovery, device and allocator, ops, attention."""
+
+REFERENCE = "reference"
+"""The provider that every op has (`windlass.backend.ops.REFERENCE`, which needs torch)."""
 
 TIMEOUT = 600.0
 """Seconds that a child may take: a level, or an op provider of L2."""
@@ -54,11 +57,19 @@ class _Ended(msgspec.Struct):
     outcomes: list[Outcome]
     inside: str
     problem: str
-    answer: list[str]
+    providers: list[str]
 
 
-def prove(target: Target, levels: Iterable[str] = LEVELS, *, timeout: float = TIMEOUT) -> Report:
+def prove(
+    target: Target,
+    levels: Iterable[str] = LEVELS,
+    *,
+    providers: Sequence[str] = (),
+    timeout: float = TIMEOUT,
+) -> Report:
     """Run the levels against a backend, each (and each op provider of L2) in its own process.
+
+    `providers` limits L2 to these; empty: all. `timeout` is in seconds, for each process.
 
     Raises:
         PluginError: there is no such level.
@@ -70,7 +81,7 @@ def prove(target: Target, levels: Iterable[str] = LEVELS, *, timeout: float = TI
         raise PluginError(f"there is no level {unknown[0]!r}; there are: {', '.join(LEVELS)}")
     outcomes: list[Outcome] = []
     for level in wanted:
-        outcomes += _level(target, level, timeout)
+        outcomes += _level(target, level, providers, timeout)
     return Report(
         windlass=__version__,
         backend=target.backend,
@@ -80,26 +91,32 @@ def prove(target: Target, levels: Iterable[str] = LEVELS, *, timeout: float = TI
     )
 
 
-def _level(target: Target, level: str, timeout: float) -> list[Outcome]:
+def _level(target: Target, level: str, only: Sequence[str], timeout: float) -> list[Outcome]:
     if level != "L2":
-        return _group(target, level, "", timeout)
-    listed = _child(target, level, "", (), timeout, list_providers=True)
-    if listed.problem or listed.outcomes:
-        return listed.outcomes or [_failure(level, "start", listed.problem, "")]
-    return [
-        outcome
-        for provider in listed.answer
-        for outcome in _group(target, level, provider, timeout)
-    ]
+        return _group(target, level, "", timeout)[0]
+    outcomes, known = [], list(only)
+    if not known:
+        outcomes, known = _group(target, level, REFERENCE, timeout)
+        known = [name for name in known if name != REFERENCE]
+    for provider in known:
+        outcomes += _group(target, level, provider, timeout)[0]
+    return outcomes
 
 
-def _group(target: Target, level: str, provider: str, timeout: float) -> list[Outcome]:
-    """All cases of a level (of L2: with one provider), over as many children as crash."""
+def _group(
+    target: Target, level: str, provider: str, timeout: float
+) -> tuple[list[Outcome], list[str]]:
+    """All cases of a level (of L2: with one provider), over as many children as crash.
+
+    Also the names of L2's providers.
+    """
     outcomes: list[Outcome] = []
+    providers: list[str] = []
     for _ in range(MAX_CRASHES):
         done = [outcome.case for outcome in outcomes]
         ended = _child(target, level, provider, done, timeout)
         outcomes += ended.outcomes
+        providers = ended.providers or providers
         if not ended.problem:
             break
         case = ended.inside or ("between cases" if outcomes else "start")
@@ -109,7 +126,7 @@ def _group(target: Target, level: str, provider: str, timeout: float) -> list[Ou
     else:
         text = f"not run: the process crashed {MAX_CRASHES} times"
         outcomes.append(_failure(level, "the cases that are left", text, provider))
-    return outcomes
+    return outcomes, providers
 
 
 def _failure(level: str, case: str, reason: str, provider: str) -> Outcome:
@@ -122,8 +139,6 @@ def _child(
     provider: str,
     skip: Iterable[str],
     timeout: float,
-    *,
-    list_providers: bool = False,
 ) -> _Ended:
     with tempfile.TemporaryDirectory(prefix="windlass-conformance-") as folder:
         answers = Path(folder) / "answers"
@@ -133,7 +148,6 @@ def _child(
             "plugin": target.plugin,
             "level": level,
             "provider": provider,
-            "list": list_providers,
             "skip": list(skip),
             "answers": str(answers),
         }
@@ -191,7 +205,7 @@ def _read(answers: Path, problem: str) -> _Ended:
         if "begin" in said:
             ended.inside = said["begin"]
         elif "providers" in said:
-            ended.answer = said["providers"]
+            ended.providers = said["providers"]
         elif "end" in said:
             ended.inside = ""
             return ended
