@@ -90,6 +90,11 @@ def test_the_plugin_runs_its_own_op_and_gives_the_cpus_tokens(environment: Envir
     assert int(calls.split()[-1]) > 0
 
 
+def test_the_installed_plugin_is_proven_by_the_conformance_kit(environment: Environment) -> None:
+    printed = environment.run(str(environment.bin / "windlass"), "conformance", "sample")
+    assert "sample: proven" in printed
+
+
 @contextmanager
 def server(environment: Environment, log: Path) -> Iterator[str]:
     """The address of `windlass serve` with the sample backend; it must end well on SIGTERM."""

@@ -56,16 +56,12 @@ class TestCpu(BackendConformance):
     backend = "cpu"
 
 
-@pytest.fixture
-def sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let child processes import the sample plugin."""
+def test_the_sample_plugin_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is its own; an integration test proves all of it, installed."""
     monkeypatch.syspath_prepend(str(ROOT / "tests/sample_plugin"))
-
-
-@pytest.mark.usefixtures("sample")
-class TestSample(BackendConformance):
-    backend = "sample"
-    plugin = "windlass_sample.plugin"
+    target = Target("sample", "windlass_sample.plugin")
+    report = prove(target, ["L0", "L2"], providers=["sample"])
+    assert report.proven, report.failure_text()
 
 
 def write_plugin(
