@@ -97,7 +97,7 @@ def provider(op: str, supports: str = "") -> str:
             "triton",
         ),
         (
-            {"probe": f"import time; sum(range(3 * 10**7)); {AVAILABLE}"},
+            {"probe": f"import time; sum(range(2 * 10**7)); {AVAILABLE}"},
             "discovery is quick",
             "processor time",
         ),

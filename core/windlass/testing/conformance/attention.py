@@ -60,10 +60,10 @@ class Shape:
 def attention_cases(backend: Backend) -> Iterator[Case]:
     """The cases of L3 for one backend."""
     provider = type(backend.attention).__name__
-    for shape in _shapes(backend):
-        yield Case(shape.name, partial(_check, backend, shape), provider)
     for name, check in kv_cases(backend):
         yield Case(name, check, provider)
+    for shape in _shapes(backend):
+        yield Case(shape.name, partial(_check, backend, shape), provider)
 
 
 def _shapes(backend: Backend) -> Iterator[Shape]:

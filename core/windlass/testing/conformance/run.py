@@ -94,7 +94,8 @@ def prove(
 def _level(target: Target, level: str, only: Sequence[str], timeout: float) -> list[Outcome]:
     if level != "L2":
         return _group(target, level, "", timeout)[0]
-    outcomes, known = [], list(only)
+    outcomes: list[Outcome] = []
+    known = list(only)
     if not known:
         outcomes, known = _group(target, level, REFERENCE, timeout)
         known = [name for name in known if name != REFERENCE]
