@@ -12,7 +12,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -96,6 +96,25 @@ class CommandParser(argparse.ArgumentParser):
         return f"unknown option {name}" + _suggestion(name, self._option_string_actions)
 
 
+class _GroupParser(CommandParser):
+    """What stands before a command. Only help lists the commands, which reads other packages'."""
+
+    def __init__(self, prog: str, description: str, command_list: Callable[[], str]) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            usage=f"{prog} [options] COMMAND ...",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._command_list = command_list
+
+    def format_help(self) -> str:
+        """The options, then the commands."""
+        self.epilog = self._command_list()
+        return super().format_help()
+
+
 def _parse_group(
     prog: str,
     description: str,
@@ -109,19 +128,12 @@ def _parse_group(
         (i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments)
     )
     before, rest = arguments[:position], arguments[position:]
-    parser = CommandParser(
-        prog=prog,
-        description=description,
-        usage=f"{prog} [options] COMMAND ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = _GroupParser(prog, description, lambda: _command_list(prog, commands, extensible))
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     if extensible:
         version = f"windlass {__version__}"
         parser.add_argument("--version", action="version", version=version)
     if not rest:
-        parser.epilog = _command_list(prog, commands, extensible)
         parser.parse_args(before)
         parser.print_help(sys.stderr)
         parser.exit(EXIT_USAGE)

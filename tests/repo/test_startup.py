@@ -22,42 +22,42 @@ HEAVY = {
     "uvicorn",
     "zmq",
 }
-CPU_SECONDS = 0.150
-ATTEMPTS = 5
+MOST_MODULES = 200
+"""More than are needed today; a heavy library brings hundreds. `benchmarks/startup.py` measures
+the time."""
 
 PROGRAM = """
-import json, sys, time
+import json, sys
 from windlass.cli import main
 try:
     code = main(json.loads(sys.argv[1]))
 except SystemExit as stop:
     code = stop.code
-modules = sorted({name.partition(".")[0] for name in sys.modules})
-print(json.dumps([code, modules, time.process_time()]), file=sys.stderr)
+print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
-def start(arguments: list[str]) -> tuple[int, set[str], float]:
-    """Run a fresh interpreter; returns exit code, top-level modules and its CPU seconds."""
+def start(arguments: list[str]) -> tuple[int, set[str]]:
+    """Run a command line in a fresh interpreter; returns exit code and the modules it imported."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
         capture_output=True,
         text=True,
         check=True,
     )
-    code, modules, seconds = json.loads(done.stderr.splitlines()[-1])
-    return code, set(modules), seconds
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    return code, set(modules)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
-    code, modules, _ = start(arguments)
+    code, modules = start(arguments)
     assert code == 0
-    assert not modules & HEAVY
+    assert not {name.partition(".")[0] for name in modules} & HEAVY
+    assert len(modules) <= MOST_MODULES
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
-def test_start_takes_little_cpu_time(arguments: list[str]) -> None:
-    # CPU time, and the best of a few: a busy machine only makes a start slower.
-    best = min(start(arguments)[2] for _ in range(ATTEMPTS))
-    assert best <= CPU_SECONDS
+def test_the_version_is_told_without_reading_what_other_packages_bring() -> None:
+    code, modules = start(["--version"])
+    assert code == 0
+    assert not {name for name in modules if name.startswith("windlass.commands")}
