@@ -12,15 +12,17 @@ HELP = "prove that a hardware backend does what the plugin contract says"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `windlass conformance`."""
-    from windlass.testing.conformance import LEVELS
+    from windlass.testing.conformance import DEFAULT_LEVELS, LEVELS
 
     parser.add_argument("name", help="the backend")
     parser.add_argument(
         "--level",
         nargs="+",
-        choices=LEVELS,
-        default=list(LEVELS),
-        help="what to check: L0 discovery, L1 device, L2 ops, L3 attention (default: all)",
+        choices=list(LEVELS),
+        default=list(DEFAULT_LEVELS),
+        help="what to check: "
+        + ", ".join(f"{level} {subject}" for level, subject in LEVELS.items())
+        + f" (default: {DEFAULT_LEVELS[0]} to {DEFAULT_LEVELS[-1]})",
     )
     parser.add_argument(
         "--provider", nargs="+", default=[], help="check these op providers alone in L2"

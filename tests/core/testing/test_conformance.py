@@ -10,7 +10,8 @@ import pytest
 
 from windlass.cli import main
 from windlass.errors import PluginError
-from windlass.testing.conformance import BackendConformance, Target, prove
+from windlass.testing.conformance import BackendConformance, Outcome, Report, Target, prove
+from windlass.testing.conformance.cases import Absent, Case, Skipped, check_all
 
 ROOT = Path(__file__).parents[3]
 
@@ -174,6 +175,40 @@ def test_the_command_writes_json_and_fails_where_nothing_could_run(
 def test_a_backend_that_is_not_installed_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "abacus", "--level", "L0"]) == 1
     assert "abacus" in capsys.readouterr().out
+
+
+def refuse(error: Exception) -> Case:
+    def check() -> None:
+        raise error
+
+    return Case(type(error).__name__, check)
+
+
+def test_a_case_may_measure_and_what_does_not_exist_is_not_what_is_skipped() -> None:
+    cases = [
+        Case("copy", lambda: {"bytes per second": 2.5}),
+        refuse(Skipped("it is wide")),
+        refuse(Absent("there are no graphs")),
+    ]
+    copy, skipped, absent = check_all("L8", cases)
+    assert (copy.status, copy.measured) == ("passed", {"bytes per second": 2.5})
+    assert (skipped.status, absent.status) == ("skipped", "absent")
+    assert absent.reason == "there are no graphs"
+
+
+@pytest.mark.parametrize(
+    ("status", "proven"),
+    [("passed", True), ("absent", True), ("skipped", False), ("failed", False)],
+)
+def test_a_level_with_nothing_to_prove_spoils_no_verdict(status: str, proven: bool) -> None:
+    outcomes = (
+        Outcome(level="L0", case="spec is valid", status="passed"),
+        Outcome(level="L5", case="all", status=status),  # type: ignore[arg-type]
+    )
+    report = Report(
+        windlass="1", backend="mine", levels=("L0", "L5"), outcomes=outcomes, seconds=1.0
+    )
+    assert report.proven == proven
 
 
 def test_a_level_that_does_not_exist_is_refused() -> None:

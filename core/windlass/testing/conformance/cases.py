@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-Status = Literal["passed", "failed", "skipped"]
+Status = Literal["passed", "failed", "skipped", "absent"]
+"""Absent: what the level is about does not exist here, so there is nothing that could be proved."""
 
 
 class Skipped(Exception):
     """The backend says that it does not do what the case asks for; the text is its reason."""
 
 
+class Absent(Skipped):
+    """What the whole level is about does not exist: graphs, a second device, kernels to compile."""
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How one case ended. `provider` is what computed the result, as far as there is a choice."""
+    """How one case ended. `provider` is what computed the result, as far as there is a choice.
+
+    `measured` holds numbers by name with their unit ("bytes per second"), of a case that measures.
+    """
 
     level: str
     case: str
@@ -25,14 +33,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     provider: str = ""
     seconds: float = 0.0
+    measured: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A named check. It returns when it holds, raises `Skipped`, or any other exception."""
+    """A named check. It returns when it holds, raises `Skipped`, or any other exception.
+
+    What it returns, if anything, are the numbers that it measured.
+    """
 
     name: str
-    check: Callable[[], None]
+    check: Callable[[], Mapping[str, float] | None]
     provider: str = ""
 
 
@@ -61,8 +73,11 @@ def _check(level: str, case: Case) -> Outcome:
     begun = time.perf_counter()
     status: Status = "passed"
     reason = ""
+    measured: Mapping[str, float] | None = None
     try:
-        case.check()
+        measured = case.check()
+    except Absent as absent:
+        status, reason = "absent", str(absent)
     except Skipped as skipped:
         status, reason = "skipped", str(skipped)
     except AssertionError as error:
@@ -76,4 +91,5 @@ def _check(level: str, case: Case) -> Outcome:
         reason=" ".join(reason.split()),
         provider=case.provider,
         seconds=round(time.perf_counter() - begun, 4),
+        measured=dict(measured or {}),
     )

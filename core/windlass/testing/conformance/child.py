@@ -6,8 +6,10 @@ import faulthandler
 import importlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -17,10 +19,29 @@ from windlass.errors import PluginError
 from windlass.plugin.discovery import PluginSource
 from windlass.plugin.examine import examine
 from windlass.plugin.spec import BACKENDS_GROUP, Status
-from windlass.testing.conformance.cases import Case, Outcome, check_all
+from windlass.testing.conformance.cases import Absent, Case, Outcome, check_all
 
 if TYPE_CHECKING:
     from windlass.backend import Backend
+
+_CASES = {
+    "L0": "windlass.testing.conformance.hygiene:hygiene_cases",
+    "L1": "windlass.testing.conformance.device:device_cases",
+    "L2": "windlass.testing.conformance.ops:op_cases",
+    "L3": "windlass.testing.conformance.attention:attention_cases",
+    "L4": "windlass.testing.conformance.engine:engine_cases",
+    "L5": "windlass.testing.conformance.graphs:graph_cases",
+    "L6": "windlass.testing.conformance.collectives:collective_cases",
+    "L7": "windlass.testing.conformance.offline_kernels:offline_cases",
+    "L8": "windlass.testing.conformance.speed:speed_cases",
+}
+"""Where a level's cases are made; imported by the child that runs them."""
+
+_WITHOUT_DEVICE = ("L0", "L7")
+"""Levels of the plugin itself, which need no device; the others stop where the probe finds none."""
+
+_MAY_BE_ABSENT = ("L4", "L5", "L6", "L7", "L8")
+"""Levels without any case prove nothing for a backend that has nothing of theirs."""
 
 
 def main(request: dict[str, Any]) -> None:
@@ -37,29 +58,26 @@ def main(request: dict[str, Any]) -> None:
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     level = request["level"]
     source = _source(request["backend"], request["plugin"])
-    if level == "L0":
-        from windlass.testing.conformance.hygiene import hygiene_cases
-
-        _run(level, hygiene_cases(source), request, answers)
-        return
-    unusable = _why_unusable(source)
+    unusable = "" if level in _WITHOUT_DEVICE else _why_unusable(source)
     if unusable:
         _say(answers, Outcome(level=level, case="all", status="skipped", reason=unusable))
         return
-    backend = _backend(request)
-    if level == "L2":
-        from windlass.testing.conformance.ops import providers
-
-        _say(answers, {"providers": providers(backend)})
-    _run(level, _cases(level, backend, request["provider"]), request, answers)
+    try:
+        _run(level, _cases(request, source, answers), request, answers)
+    except Absent as absent:
+        _say(answers, Outcome(level=level, case="all", status="absent", reason=str(absent)))
 
 
 def _run(level: str, cases: Iterable[Case], request: dict[str, Any], answers: IO[bytes]) -> None:
     def begin(name: str) -> None:
         _say(answers, {"begin": name})
 
+    ran = bool(request["skip"])
     for outcome in check_all(level, cases, begin=begin, skip=frozenset(request["skip"])):
+        ran = True
         _say(answers, outcome)
+    if not ran and level in _MAY_BE_ABSENT:
+        raise Absent("the backend has nothing that this level proves")
 
 
 def _say(answers: IO[bytes], what: object) -> None:
@@ -95,24 +113,32 @@ def _why_unusable(source: PluginSource) -> str:
     return "" if said.status is Status.AVAILABLE else f"{said.status.value}: {said.reason}"
 
 
-def _backend(request: dict[str, Any]) -> Backend:
+def make_backend(name: str, plugin: str, config: BackendConfig) -> Backend:
+    """The backend of this name, from a plugin's module where it is not installed.
+
+    `config` says everything but the name.
+    """
     from windlass.plugin import create_backend
 
-    extra = {}
-    if request["plugin"]:
-        extra[request["backend"]] = importlib.import_module(request["plugin"])
-    return create_backend(BackendConfig(backend=request["backend"]), extra=extra)
+    extra = {name: importlib.import_module(plugin)} if plugin else {}
+    return create_backend(msgspec.structs.replace(config, backend=name), extra=extra)
 
 
-def _cases(level: str, backend: Backend, provider: str) -> Iterable[Case]:
-    if level == "L1":
-        from windlass.testing.conformance.device import device_cases
+def _cases(request: dict[str, Any], source: PluginSource, answers: IO[bytes]) -> Iterable[Case]:
+    """The level's cases, each level from what it needs."""
+    level, name, plugin = request["level"], request["backend"], request["plugin"]
+    module, _, function = _CASES[level].partition(":")
+    cases: Callable[..., Iterable[Case]] = getattr(importlib.import_module(module), function)
+    if level in _WITHOUT_DEVICE:
+        return cases(source)
+    if level == "L4":
+        return cases(partial(make_backend, name, plugin), Path(request["folder"]))
+    if level == "L6":
+        return cases(name, plugin)
+    backend = make_backend(name, plugin, BackendConfig())
+    if level != "L2":
+        return cases(backend)
+    from windlass.testing.conformance.ops import providers
 
-        return device_cases(backend)
-    if level == "L2":
-        from windlass.testing.conformance.ops import op_cases
-
-        return op_cases(backend, provider)
-    from windlass.testing.conformance.attention import attention_cases
-
-    return attention_cases(backend)
+    _say(answers, {"providers": providers(backend)})
+    return cases(backend, request["provider"])

@@ -37,14 +37,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return [outcome for outcome in self.outcomes if outcome.status == "skipped"]
 
     @property
+    def absences(self) -> list[Outcome]:
+        """Why there is nothing to prove: of levels whose subject does not exist here."""
+        return [outcome for outcome in self.outcomes if outcome.status == "absent"]
+
+    @property
     def idle(self) -> list[str]:
-        """Levels that were asked for and of which no case ran."""
-        ran = {outcome.level for outcome in self.outcomes if outcome.status != "skipped"}
-        return [level for level in self.levels if level not in ran]
+        """Levels that were asked for and of which no case ran, though there is something."""
+        settled = {outcome.level for outcome in self.outcomes if outcome.status != "skipped"}
+        return [level for level in self.levels if level not in settled]
 
     @property
     def proven(self) -> bool:
-        """Whether something of each level was run, and nothing failed."""
+        """Whether something of each level that exists here was run, and nothing failed."""
         return not self.failures and not self.idle
 
     def to_json(self) -> str:
@@ -77,6 +82,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for (level, provider, reason), count in reasons.most_common():
         where = f"{level} {provider}".strip()
         console.print(f"{count} x {where}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    for absence in report.absences:
+        text = f"{absence.level} has nothing to prove: {absence.reason}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     verdict = "[green]proven[/]" if report.proven else "[red]not proven[/]"
     if report.idle:
         verdict += f" (nothing ran of {', '.join(report.idle)})"

@@ -21,8 +21,21 @@ from windlass.errors import PluginError
 from windlass.testing.conformance.cases import Outcome
 from windlass.testing.conformance.report import Report
 
-LEVELS = ("L0", "L1", "L2", "L3")
-"""Hygiene of discovery, device and allocator, ops, attention."""
+LEVELS = {
+    "L0": "discovery",
+    "L1": "device and allocator",
+    "L2": "ops",
+    "L3": "attention",
+    "L4": "engine",
+    "L5": "graphs",
+    "L6": "collectives",
+    "L7": "offline compilation",
+    "L8": "speed",
+}
+"""What each level proves, in the order in which they run."""
+
+DEFAULT_LEVELS = tuple(level for level in LEVELS if level != "L8")
+"""All but speed, which measures instead of proving, and wants the machine for itself."""
 
 REFERENCE = "reference"
 """The provider that every op has (`windlass.backend.ops.REFERENCE`, which needs torch)."""
@@ -62,7 +75,7 @@ class _Ended(msgspec.Struct):
 
 def prove(
     target: Target,
-    levels: Iterable[str] = LEVELS,
+    levels: Iterable[str] = DEFAULT_LEVELS,
     *,
     providers: Sequence[str] = (),
     timeout: float = TIMEOUT,
@@ -151,6 +164,7 @@ def _child(
             "provider": provider,
             "skip": list(skip),
             "answers": str(answers),
+            "folder": folder,
         }
         # A file, for the list of cases to skip may be longer than an argument can be.
         order = Path(folder) / "request"
