@@ -12,6 +12,7 @@ import importlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -161,6 +162,7 @@ def _load(provider: OpProvider, arch: str) -> Candidate:
 
 
 def _resolve(target: str) -> Function:
-    module, _, attribute = target.partition(":")
-    function: Function = getattr(importlib.import_module(module), attribute)
+    """What "module:attribute" names; dots after the colon go on, as in an entry point."""
+    module, _, attributes = target.partition(":")
+    function: Function = attrgetter(attributes)(importlib.import_module(module))
     return function

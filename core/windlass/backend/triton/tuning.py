@@ -11,8 +11,9 @@ step, or once for every kind of call, and keep the answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +41,11 @@ _LARGEST_NORM_THREADS = 512
 _Entry = TypeVar("_Entry")
 
 
+def up_to(table: Mapping[int, _Entry], size: int) -> _Entry:
+    """The entry of the smallest key that is not less than `size`."""
+    return next(entry for key, entry in sorted(table.items()) if size <= key)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrefillRule:
     """Chunks of `min_query_len` tokens and more go to `provider`.
@@ -51,11 +57,6 @@ class PrefillRule:
     whole_prompt: bool
     min_query_len: int
     max_head_dim: int = 256
-
-
-def up_to(table: Mapping[int, _Entry], size: int) -> _Entry:
-    """The entry of the smallest key that is not less than `size`."""
-    return next(entry for key, entry in sorted(table.items()) if size <= key)
 
 
 class TritonTuning(ABC):
@@ -263,3 +264,13 @@ class TritonTuning(ABC):
 
     def _warps(self, threads: int) -> int:
         return max(threads // self.lanes, 1)
+
+
+def remembered_head_config(tuning: TritonTuning) -> Callable[[int, int], HeadConfig]:
+    """`tuning.head_config`, asked once for each power of two of tokens."""
+    remembered = cache(tuning.head_config)
+
+    def head_config(dim: int, tokens: int) -> HeadConfig:
+        return remembered(dim, 1 << tokens.bit_length() >> 1)
+
+    return head_config
