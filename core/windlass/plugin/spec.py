@@ -67,7 +67,9 @@ class BackendSpec:
     op providers of all plugins, and returns a `windlass.backend.Backend`. `device_type` is
     torch's name for the device. "auto" takes the highest `priority` that is available (cpu 100,
     in-tree accelerators 500) and never one that is "experimental". `requires` are PEP 508
-    strings, checked without importing.
+    strings, checked without importing. `offline` names, as "module:attribute", a
+    `windlass.testing.offline.OfflineKernels`: the backend's kernels, to be compiled and examined on
+    machines without its device (empty: none).
     """
 
     name: str
@@ -77,6 +79,7 @@ class BackendSpec:
     api: tuple[int, int] = API_VERSION
     requires: tuple[str, ...] = ()
     stability: Literal["stable", "experimental"] = "stable"
+    offline: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

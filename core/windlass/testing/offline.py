@@ -14,8 +14,10 @@ import os
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from windlass.kernels.triton.launch import KernelSpec
@@ -46,6 +48,69 @@ class CompiledKernel:
         return tuple(name for name in self.expects if not self.facts.get(name))
 
 
+class OfflineKernels(ABC):
+    """A backend's kernels for chips that are not here: `BackendSpec.offline` names such an object.
+
+    `architectures` are those that are proved, in the plugin's words ("sm_90", "gfx942").
+    """
+
+    architectures: tuple[str, ...]
+
+    @abstractmethod
+    def target(self, arch: str) -> Target:
+        """Triton's name of the architecture."""
+
+    @abstractmethod
+    def specs(self, arch: str) -> list[KernelSpec]:
+        """Every kernel as it is launched on the architecture."""
+
+    def representative_specs(self, arch: str) -> list[KernelSpec]:
+        """Of each kernel the last of its `specs`: as a rule the largest."""
+        return list({id(spec.function): spec for spec in self.specs(arch)}.values())
+
+    @abstractmethod
+    def inspect(self, kernel: Any) -> Mapping[str, int]:  # noqa: ANN401 - triton has no types
+        """Facts of a kernel that `triton.compile` gave.
+
+        "spilled_bytes" is what did not fit into a lane's registers. Others are named as specs
+        expect them: how often an instruction occurs.
+        """
+
+    @abstractmethod
+    def shared_limit(self, arch: str) -> int:
+        """Bytes of the memory that a program's warps share, at most."""
+
+    def problems(self, compiled: CompiledKernel, arch: str) -> list[str]:
+        """What is wrong with a kernel, one sentence each; empty when it is as it should be."""
+        if compiled.error:
+            return [f"it does not compile: {compiled.error}"]
+        found = [f"it has no {name} instruction" for name in compiled.missing]
+        limit = self.shared_limit(arch)
+        if compiled.shared_bytes > limit:
+            found.append(f"it takes {compiled.shared_bytes} B of shared memory, of {limit}")
+        spilled = compiled.facts.get("spilled_bytes", 0)
+        if spilled and not compiled.may_spill:
+            found.append(f"it spills {spilled} B a lane")
+        return found
+
+
+def compile_kernels(
+    offline: str, arch: str, *, specs: str = "specs", timeout: float = 600.0
+) -> list[CompiledKernel]:
+    """Compile the kernels of an `OfflineKernels` ("module:attribute") for `arch`.
+
+    `specs` is the method that gives them. Errors as of `compile_offline`.
+    """
+    kernels: OfflineKernels = _resolve(offline)
+    return compile_offline(
+        f"{offline}.{specs}",
+        kernels.target(arch),
+        inspect=f"{offline}.inspect",
+        arguments=[arch],
+        timeout=timeout,
+    )
+
+
 def compile_offline(
     specs: str,
     target: Target,
@@ -55,6 +120,8 @@ def compile_offline(
     timeout: float = 600.0,
 ) -> list[CompiledKernel]:
     """Compile what `specs` ("module:function", called with `arguments`) gives, in a new process.
+
+    Dots after a colon go on, as in an entry point.
 
     Raises:
         RuntimeError: the process failed as a whole; the text is what it said.
@@ -131,8 +198,8 @@ def _text(error: BaseException) -> str:
 
 
 def _resolve(target: str) -> Any:  # noqa: ANN401
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    module, _, attributes = target.partition(":")
+    return attrgetter(attributes)(importlib.import_module(module))
 
 
 def main(order: str) -> None:

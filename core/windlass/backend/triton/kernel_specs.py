@@ -23,8 +23,3 @@ def kernel_specs(tuning: TritonTuning) -> list[KernelSpec]:
         *attention_kernel_specs(tuning),
     ]
     return [replace(spec, may_spill=spec.name in tuning.may_spill) for spec in specs]
-
-
-def representative_specs(tuning: TritonTuning) -> list[KernelSpec]:
-    """Of each kernel its last use: as a rule the largest."""
-    return list({id(spec.function): spec for spec in kernel_specs(tuning)}.values())
