@@ -17,11 +17,12 @@ from windlass.backend import (
     LayersFunction,
     TorchBackend,
 )
+from windlass.backend.triton.attention import TritonAttention
+from windlass.backend.triton.layers import fuse_layers
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cuda.allocator import CudaAllocator
-from windlass_cuda.attention import CudaAttention
 from windlass_cuda.device import CudaDevice
-from windlass_cuda.layers import fuse_layers
+from windlass_cuda.torch_prefill import installed_providers
 
 
 class CudaBackend(TorchBackend):
@@ -50,11 +51,12 @@ class CudaBackend(TorchBackend):
         op_providers: Iterable[OpProvider] = (),
     ) -> None:
         device = CudaDevice(config.device_index)
-        super().__init__(spec, config, arch=arch or device.arch, op_providers=op_providers)
-        self.arch = device.arch
+        device.activate()  # the ops are those of the current GPU
+        self.tuning = device.tuning
+        super().__init__(spec, config, arch=arch or self.tuning.arch, op_providers=op_providers)
         self.device = device
         self.allocator = CudaAllocator(device, self.capabilities)
-        self.attention = CudaAttention(device.arch, device.multiprocessors, device.torch_device)
+        self.attention = TritonAttention(self.tuning, installed_providers())
 
     def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
         """A layer's keys of one head lie block after block."""
@@ -65,4 +67,4 @@ class CudaBackend(TorchBackend):
         self, layers: Sequence[LayerParts], by_ops: LayersFunction
     ) -> LayersFunction | None:
         """Six launches a layer for steps of few tokens; the ops for all others."""
-        return fuse_layers(layers, by_ops, self.ops, self.arch)
+        return fuse_layers(layers, by_ops, self.ops, self.tuning)

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU: torch's accelerator device, and graphs."""
+"""An NVIDIA GPU: torch's accelerator device, what its kernels are launched with, and graphs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import functools
 import torch
 
 from windlass.backend import AcceleratorDevice, GraphPool
-from windlass_cuda.graphs import CudaGraphPool
+from windlass_cuda.graphs import graph_pool
+from windlass_cuda.tuning import CudaTuning
+
+
+def tuning_of(index: int | None = None) -> CudaTuning:
+    """The tables for the GPU with this index, or without it for the current one."""
+    properties = torch.cuda.get_device_properties(index)
+    arch = f"sm_{properties.major}{properties.minor}"
+    return CudaTuning(arch, properties.multi_processor_count)
 
 
 class CudaDevice(AcceleratorDevice):
@@ -15,14 +23,12 @@ class CudaDevice(AcceleratorDevice):
 
     def __init__(self, index: int) -> None:
         super().__init__("cuda", index)
-        properties = torch.cuda.get_device_properties(index)
-        self.arch = f"sm_{properties.major}{properties.minor}"
-        self.multiprocessors: int = properties.multi_processor_count
+        self.tuning = tuning_of(index)
 
     def graph_pool(self) -> GraphPool | None:
         """The device's one pool."""
         return self._pool
 
     @functools.cached_property
-    def _pool(self) -> CudaGraphPool:
-        return CudaGraphPool(self.torch_device)
+    def _pool(self) -> GraphPool:
+        return graph_pool(self.torch_device)

@@ -6,10 +6,10 @@ and later. Only the start overlaps: what a kernel does before `wait` may not dep
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from windlass.backend.triton.launch_arguments import LaunchArguments
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def release():
     gdc_launch_dependents()
 
 
-def overlap(arch: str) -> dict[str, Any]:
+def overlap(arch: str) -> LaunchArguments:
     """Arguments of a `LaunchConfig` on `arch` ("sm_90"): none where the chip cannot overlap."""
     if int(arch.removeprefix("sm_")) < 90:
         return {}

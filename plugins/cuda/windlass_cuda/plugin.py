@@ -25,7 +25,11 @@ from windlass_cuda.nvml import DRIVER_NOT_LOADED, Nvml, NvmlError, load_library
 from windlass_cuda.providers import op_providers
 
 SPEC = BackendSpec(
-    name="cuda", target="windlass_cuda.backend:CudaBackend", device_type="cuda", priority=500
+    name="cuda",
+    target="windlass_cuda.backend:CudaBackend",
+    device_type="cuda",
+    priority=500,
+    offline="windlass_cuda.kernel_specs:OFFLINE",
 )
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"

@@ -1,21 +1,25 @@
-"""Which tiles, warps and stages the attention kernels take on which chip, and who prefills.
+"""How the kernels are launched on which NVIDIA chip, and who prefills.
 
-The loop over tiles looks a block up before it reads it, so a pipeline of 2 n + 1 stages has n tiles
-under way.
+The loop over tiles of attention looks a block up before it reads it, so a pipeline of 2 n + 1
+stages has n tiles under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 import triton
 
+from windlass.backend import Quantization, Support
+from windlass.backend.triton.expert_tiles import ExpertTiles
+from windlass.backend.triton.launch_arguments import LaunchArguments
+from windlass.backend.triton.quantized_tiles import QuantizedTile
+from windlass.backend.triton.tuning import PrefillRule, TritonTuning, up_to
 from windlass.kernels.triton.decode_plan import DecodeConfig
-from windlass.kernels.triton.launch import LaunchConfig
 from windlass.kernels.triton.paged_prefill import PrefillConfig
+from windlass_cuda import expert_tuning, linear_tuning, quantized_tuning
+from windlass_cuda.conversions import unpacked_to_bf16
 from windlass_cuda.overlap import overlap
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -25,23 +29,7 @@ So sm_80's must fit the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
 """
 
 _FIRST_SMALL_BLACKWELL = 120
-
-CUDNN_LENGTH_MULTIPLE = 512
-"""cuDNN builds a plan for every length, so prompts are padded to a multiple of this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefillRule:
-    """Chunks of `min_query_len` tokens and more go to `provider`.
-
-    `whole_prompt` True: only those without cached tokens before them; False: only those with some.
-    """
-
-    provider: str
-    whole_prompt: bool
-    min_query_len: int
-    max_head_dim: int = 256
-
+_FIRST_WITH_FP8 = 89
 
 PREFILL_RULES: dict[str, tuple[PrefillRule, ...]] = {
     "sm_80": (
@@ -77,6 +65,9 @@ _PREFILL = {
 # Products of float32 are no work for tensor cores.
 _PREFILL_FLOAT32 = {256: (32, 16, 8, 1)}
 
+_MATRIX_INSTRUCTIONS = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
+_WGMMA_ROWS = 64
+
 
 def known(arch: str) -> str:
     """The architecture whose entries `arch` ("sm_90") takes."""
@@ -87,58 +78,77 @@ def known(arch: str) -> str:
     return before[-1] if before else ARCHITECTURES[0]
 
 
-@cache
-def decode_config(
-    arch: str, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
-) -> DecodeConfig:
-    """How decodes of heads of `head_dim` are launched: model of `dtype`, cache of `kv_dtype`."""
-    if dtype == torch.float32:
-        entry = _up_to(_DECODE_FLOAT32, head_dim)
-    else:
-        plain = _DECODE_PLAIN.get(known(arch), {}) if dtype == kv_dtype else {}
-        entry = plain.get(head_dim) or _up_to(_DECODE[known(arch)], head_dim)
-    tile, warps, stages, programs, run = entry
-    return DecodeConfig(
-        tile=tile,
-        num_warps=warps,
-        num_stages=stages,
-        programs_per_unit=programs,
-        minimum_run=run,
-        **overlap(arch),
-    )
+class CudaTuning(TritonTuning):
+    """An NVIDIA chip `arch` ("sm_90") with so many multiprocessors as `units`."""
 
+    unpack = unpacked_to_bf16
+    may_spill = frozenset({"paged prefill 128 x 5 bf16"})
+    """Rows divide by such a group of heads with more registers: a few spill on sm_80."""
 
-@cache
-def prefill_config(arch: str, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
-    """How chunks are launched, with `group` query heads of `head_dim` to a key-value head."""
-    table = _PREFILL_FLOAT32 if dtype == torch.float32 else _PREFILL[known(arch)]
-    rows, tile, warps, stages = _up_to(table, head_dim)
-    return PrefillConfig(
-        query_rows=max(rows, triton.next_power_of_2(group)),
-        tile=tile,
-        num_warps=warps,
-        num_stages=stages,
-        **overlap(arch),
-    )
+    def __init__(self, arch: str, units: int, device_type: str = "cuda") -> None:
+        super().__init__(arch, units, device_type)
+        self.has_fp8 = int(arch.removeprefix("sm_")) >= _FIRST_WITH_FP8
+        self.mm_gives_float32 = device_type == "cuda"
+        self.measured_linear = linear_tuning.MEASURED.get(arch, {})
+        self.measured_fused = linear_tuning.MEASURED_FUSED.get(arch, {})
+        self.prefill_rules = PREFILL_RULES[known(arch)]
 
+    def launch_arguments(self) -> LaunchArguments:
+        """Launches overlap where the chip can."""
+        return overlap(self.arch)
 
-@cache
-def gather_config(arch: str) -> LaunchConfig:
-    """How the copy out of the cache is launched."""
-    return LaunchConfig(num_warps=4, num_stages=1, **overlap(arch))
+    def expects(self, kernel: str, rows: int) -> frozenset[str]:
+        """The chip's matrix instruction in attention; wgmma in all products tall enough for it."""
+        if kernel == "prefill":
+            return frozenset({_MATRIX_INSTRUCTIONS[known(self.arch)]})
+        wgmma = self.arch == "sm_90" and rows >= _WGMMA_ROWS
+        return frozenset({"wgmma"}) if wgmma else frozenset()
 
+    def decode_config(
+        self, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
+    ) -> DecodeConfig:
+        """By channels; heads of exactly 64 or 128 have an entry of their own on some chips."""
+        if dtype == torch.float32:
+            entry = up_to(_DECODE_FLOAT32, head_dim)
+        else:
+            plain = _DECODE_PLAIN.get(known(self.arch), {}) if dtype == kv_dtype else {}
+            entry = plain.get(head_dim) or up_to(_DECODE[known(self.arch)], head_dim)
+        tile, warps, stages, programs, run = entry
+        return DecodeConfig(
+            tile=tile,
+            num_warps=warps,
+            num_stages=stages,
+            programs_per_unit=programs,
+            minimum_run=run,
+            **self.launch_arguments(),
+        )
 
-def prefill_providers(arch: str, head_dim: int, query_len: int, seq_len: int) -> list[str]:
-    """Providers for a chunk of `query_len` tokens, the last of `seq_len`, best first."""
-    return [
-        rule.provider
-        for rule in PREFILL_RULES[known(arch)]
-        if query_len >= rule.min_query_len
-        and head_dim <= rule.max_head_dim
-        and rule.whole_prompt == (query_len == seq_len)
-    ]
+    def prefill_config(self, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
+        """By channels."""
+        table = _PREFILL_FLOAT32 if dtype == torch.float32 else _PREFILL[known(self.arch)]
+        rows, tile, warps, stages = up_to(table, head_dim)
+        return PrefillConfig(
+            query_rows=max(rows, triton.next_power_of_2(group)),
+            tile=tile,
+            num_warps=warps,
+            num_stages=stages,
+            **self.launch_arguments(),
+        )
 
+    def supports_quantization(self, quantization: Quantization) -> Support:
+        """All formats; fp8 where the chip converts it."""
+        if quantization == "fp8" and not self.has_fp8:
+            return Support.no(
+                "fp8 weights need compute capability 8.9 or later to be converted, and this GPU "
+                f"is {self.arch}"
+            )
+        return super().supports_quantization(quantization)
 
-def _up_to(table: Mapping[int, tuple[int, ...]], head_dim: int) -> tuple[int, ...]:
-    """The entry of the smallest number of channels that holds `head_dim`."""
-    return next(entry for channels, entry in sorted(table.items()) if head_dim <= channels)
+    def quantized_tiles(self, quantization: Quantization) -> Sequence[QuantizedTile]:
+        """With fewer stages where shared memory is small."""
+        return quantized_tuning.tiles_of(self.arch, quantization)
+
+    def expert_tiles(self, itemsize: int) -> Sequence[ExpertTiles]:
+        """By the size of shared memory."""
+        tiles = expert_tuning.tiles_of(self.arch)
+        return tiles if itemsize == 2 else super().expert_tiles(itemsize)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from windlass.errors import PluginError
-from windlass_cuda.graphs import CudaGraphPool
+from windlass_cuda.graphs import graph_pool
 
 
 def test_a_replay_works_on_the_tensors_of_the_capture(gpu: torch.device) -> None:
-    pool = CudaGraphPool(gpu)
+    pool = graph_pool(gpu)
     number, results = torch.ones(4, device=gpu), []
 
     def step() -> None:
@@ -27,7 +27,7 @@ def test_a_replay_works_on_the_tensors_of_the_capture(gpu: torch.device) -> None
 
 
 def test_graphs_share_memory(gpu: torch.device) -> None:
-    pool = CudaGraphPool(gpu)
+    pool = graph_pool(gpu)
 
     def step(rows: int) -> None:
         torch.zeros(rows, 1 << 20, device=gpu).add_(1)
@@ -43,10 +43,10 @@ def test_graphs_share_memory(gpu: torch.device) -> None:
 
 def test_an_empty_capture_is_an_error(gpu: torch.device) -> None:
     with pytest.raises(PluginError, match="'nothing' is empty"):
-        CudaGraphPool(gpu).capture(lambda: None, key="nothing")
+        graph_pool(gpu).capture(lambda: None, key="nothing")
 
 
 def test_what_waits_for_the_device_cannot_be_captured(gpu: torch.device) -> None:
     number = torch.ones(1, device=gpu)
     with pytest.raises(RuntimeError, match="captur"):
-        CudaGraphPool(gpu).capture(lambda: print(number.add_(1).item()), key="reads")
+        graph_pool(gpu).capture(lambda: print(number.add_(1).item()), key="reads")

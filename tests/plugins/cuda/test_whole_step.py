@@ -18,10 +18,11 @@ from windlass.backend import (
     LayerParts,
     LayersFunction,
     OpRegistry,
-    PackedWeight,
-    Quantization,
     TorchBackend,
 )
+from windlass.backend.triton.attention import TritonAttention
+from windlass.backend.triton.layers import FusedLayers, fuse_layers
+from windlass.backend.triton.ops import TritonOps
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.engine.core import EngineCore
 from windlass.executor.model_runner import TorchModelRunner
@@ -29,19 +30,13 @@ from windlass.kernels import REFERENCES
 from windlass.plugin import BackendSpec
 from windlass.request import Request, SamplingParams
 from windlass_cuda import ops
-from windlass_cuda.attention import CudaAttention
-from windlass_cuda.layers import FusedLayers, fuse_layers
-from windlass_cuda.linear import GpuWeight
 from windlass_cuda.providers import op_providers
+from windlass_cuda.tuning import CudaTuning
 
-ARCH = "sm_80"  # the newest that starts no kernel early, which the interpreter does not know
-MULTIPROCESSORS = 4
+# The newest that starts no kernel early, which the interpreter does not know.
+TUNING = CudaTuning("sm_80", 4, "cpu")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
 PROMPTS = [[3, 17, 99], [7, 8, 9, 10, 11, 12, 13]]
-
-
-def gpu_weight(weight: torch.Tensor, quantization: Quantization | None = None) -> PackedWeight:
-    return GpuWeight(weight, ARCH)
 
 
 class InterpretedBackend(TorchBackend):
@@ -52,9 +47,8 @@ class InterpretedBackend(TorchBackend):
     def __init__(self) -> None:
         spec = BackendSpec(name="interpreted", target="", device_type="cpu", priority=1)
         super().__init__(spec, BackendConfig())
-        references = {**REFERENCES, "pack_weight": gpu_weight}
-        self.ops = OpRegistry(references, op_providers(ARCH), arch=ARCH)
-        self.attention = CudaAttention(ARCH, MULTIPROCESSORS, self.device.torch_device)
+        self.ops = OpRegistry(REFERENCES, op_providers(TUNING.arch), arch=TUNING.arch)
+        self.attention = TritonAttention(TUNING)
 
     def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
         return (KVLayout(order="LBHNC", block_size=16),)
@@ -62,7 +56,7 @@ class InterpretedBackend(TorchBackend):
     def fuse_layers(
         self, layers: Sequence[LayerParts], by_ops: LayersFunction
     ) -> LayersFunction | None:
-        fused = fuse_layers(layers, by_ops, self.ops, ARCH)
+        fused = fuse_layers(layers, by_ops, self.ops, TUNING)
         assert isinstance(fused, FusedLayers)
         self.fused = fused
         return fused
@@ -114,7 +108,7 @@ def test_the_parts_together_give_the_tokens_of_transformers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ops, "device_arch", lambda: ARCH)
+    monkeypatch.setitem(vars(ops), "OPS", TritonOps(TUNING))
     reference_model.save_pretrained(tmp_path)
     backend = InterpretedBackend()
     got = generate(tmp_path, backend)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import pytest
 import torch
@@ -24,28 +23,15 @@ from windlass.backend import (
     OpRegistry,
     TorchAttention,
 )
+from windlass.backend.triton.layers import FusedLayers, fuse_layers
+from windlass.backend.triton.linear import TritonWeight
+from windlass.backend.triton.tuning import TritonTuning
 from windlass.kernels.reference import REFERENCES
 from windlass.layers.decoder_layer import DecoderLayer
-from windlass_cuda.layers import FusedLayers, fuse_layers
-from windlass_cuda.linear import GpuWeight
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE = 48, 4, 2, 16, 40
-INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 OPS = OpRegistry(REFERENCES)
 DTYPE = torch.float16
-
-
-@pytest.fixture(scope="module")
-def device() -> torch.device:
-    return torch.device("cpu" if INTERPRETED else "cuda")
-
-
-def arch() -> str:
-    """The GPU's, or one without overlap, which the interpreter does not have."""
-    if INTERPRETED:
-        return "sm_80"
-    major, minor = torch.cuda.get_device_capability()
-    return f"sm_{major}{minor}"
 
 
 def random(device: torch.device, *shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
@@ -53,11 +39,13 @@ def random(device: torch.device, *shape: int, scale: float = 1.0, seed: int = 0)
     return (torch.randn(*shape, generator=generator) * scale).to(device, DTYPE)
 
 
-def parts(device: torch.device, index: int, *, biased: bool, normed: bool) -> LayerParts:
+def parts(tuning: TritonTuning, index: int, *, biased: bool, normed: bool) -> LayerParts:
+    device = torch.device(tuning.device_type)
+
     def linear(outputs: int, inputs: int) -> Linear:
         weight = random(device, outputs, inputs, scale=inputs**-0.5, seed=index)
         bias = random(device, outputs, seed=1) if biased else None
-        return Linear(GpuWeight(weight, arch()), bias)
+        return Linear(TritonWeight(weight, tuning), bias)
 
     def factors(seed: int, size: int = HIDDEN) -> torch.Tensor:
         return 1 + random(device, size, scale=0.1, seed=seed)
@@ -124,9 +112,9 @@ def never(
 @pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize(("biased", "normed"), [(False, True), (True, False)])
 def test_fused_layers_equal_their_ops(
-    device: torch.device, tokens: int, biased: bool, normed: bool
+    tuning: TritonTuning, device: torch.device, tokens: int, biased: bool, normed: bool
 ) -> None:
-    layers = [parts(device, index, biased=biased, normed=normed) for index in range(2)]
+    layers = [parts(tuning, index, biased=biased, normed=normed) for index in range(2)]
     embedded = random(device, tokens, HIDDEN)
     positions = torch.arange(tokens, device=device)
 
@@ -136,7 +124,7 @@ def test_fused_layers_equal_their_ops(
     expected = (*second(*between, positions, context), *context.pool.keys, *context.pool.values)
 
     context = context_of(device, tokens)
-    fused = fuse_layers(layers, never, OPS, arch())
+    fused = fuse_layers(layers, never, OPS, tuning)
     assert isinstance(fused, FusedLayers)
     got = (
         *fused(embedded.clone(), positions, context),
@@ -148,7 +136,7 @@ def test_fused_layers_equal_their_ops(
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
-def test_more_tokens_are_handed_to_the_ops(device: torch.device) -> None:
+def test_more_tokens_are_handed_to_the_ops(tuning: TritonTuning, device: torch.device) -> None:
     calls = []
 
     def by_ops(
@@ -157,7 +145,7 @@ def test_more_tokens_are_handed_to_the_ops(device: torch.device) -> None:
         calls.append(len(hidden))
         return hidden, hidden
 
-    fused = fuse_layers([parts(device, 0, biased=False, normed=False)], by_ops, OPS, arch())
+    fused = fuse_layers([parts(tuning, 0, biased=False, normed=False)], by_ops, OPS, tuning)
     assert isinstance(fused, FusedLayers)
     tokens = fused.most_tokens + 1
     for count in (tokens, 0):
@@ -167,9 +155,9 @@ def test_more_tokens_are_handed_to_the_ops(device: torch.device) -> None:
     assert calls == [tokens, 0]
 
 
-def test_other_weights_are_not_fused(device: torch.device) -> None:
-    layer = parts(device, 0, biased=False, normed=False)
+def test_other_weights_are_not_fused(tuning: TritonTuning, device: torch.device) -> None:
+    layer = parts(tuning, 0, biased=False, normed=False)
     other = Linear(DenseWeight(random(device, HIDDEN, HEADS * HEAD_DIM)))
     mixed = dataclasses.replace(layer, weights=dataclasses.replace(layer.weights, o=other))
-    assert fuse_layers([layer, mixed], never, OPS, arch()) is None
-    assert fuse_layers([], never, OPS, arch()) is None
+    assert fuse_layers([layer, mixed], never, OPS, tuning) is None
+    assert fuse_layers([], never, OPS, tuning) is None
