@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from windlass.config import EngineConfig
 from windlass.plugin import create_backend
 from windlass.step import ModelRunner
+
+if TYPE_CHECKING:
+    from windlass.backend import Backend
 
 
 def build_runner(config: EngineConfig) -> ModelRunner:
@@ -13,7 +18,11 @@ def build_runner(config: EngineConfig) -> ModelRunner:
     Raises:
         BackendNotAvailableError: the backend that was asked for cannot be used here.
     """
-    backend = create_backend(config.backend)
+    return runner_for(config, create_backend(config.backend))
+
+
+def runner_for(config: EngineConfig, backend: Backend) -> ModelRunner:
+    """The runner of the backend's own, or the core's torch runner on this backend."""
     runner = backend.model_runner(config)
     if runner is not None:
         return runner

@@ -26,7 +26,7 @@ def greedy_requests(
     *,
     max_tokens: int,
     prefix: str = "r",
-    logprobs: int = 0,
+    logprobs: int | None = 0,
     prompt_logprobs: int | None = None,
 ) -> list[Request]:
     """A request for each prompt, named `prefix` and its number, that no token ends early."""
