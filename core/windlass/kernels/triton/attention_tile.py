@@ -83,8 +83,45 @@ def token_offsets(
 
 
 @triton.jit
+def tile_scores(
+    query,
+    query_at,
+    live,
+    key_at,
+    head_dim: tl.constexpr,
+    channels: tl.constexpr,
+    chunk: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """Products `[M, N]` of query rows with the keys at `key_at` `[N, 1]`.
+
+    `query` `[M, D]` is multiplied whole where `chunk` is `channels`; else the rows that are `live`
+    are read again, so many channels at a time, from `query_at` `[M, 1]`.
+    """
+    scores = tl.zeros((query.shape[0], tile), dtype=tl.float32)
+    if chunk == channels:
+        channel = tl.arange(0, channels)
+        if channels == head_dim:
+            key = tl.load(key_at + channel[None, :])
+        else:
+            key = tl.load(key_at + channel[None, :], mask=channel[None, :] < head_dim, other=0.0)
+        scores = product(query, tl.trans(key.to(query.dtype)), scores)
+    else:
+        # A loop that stays one: unrolled, it would hold all chunks at once again.
+        for first in tl.range(0, channels, chunk):
+            channel = first + tl.arange(0, chunk)
+            held = channel[None, :] < head_dim
+            part = tl.load(query_at + channel[None, :], mask=live[:, None] & held, other=0.0)
+            key = tl.load(key_at + channel[None, :], mask=held, other=0.0)
+            scores = product(part, tl.trans(key.to(part.dtype)), scores)
+    return scores
+
+
+@triton.jit
 def attend_tiles(
     query,
+    query_at,
+    live,
     position,
     total,
     largest,
@@ -104,14 +141,16 @@ def attend_tiles(
     masked: tl.constexpr,
     head_dim: tl.constexpr,
     channels: tl.constexpr,
+    chunk: tl.constexpr,
     tile: tl.constexpr,
     block_size: tl.constexpr,
 ):
     """Let `query` `[M, D]` at `position` `[M]` or `[1]` attend to the tokens of `[begin, end)`.
 
-    `begin` is a multiple of `tile`. Where `masked`, tokens that no row sees (below `lowest`, or at
-    `seq_len` and beyond) are not read as values, for they may be NaN. Returns the new weighted sum
-    of values `[M, D]`, the largest score in base 2 `[M]`, and the denominator `[M]`.
+    `query_at`, `live` and `chunk` are those of `tile_scores`, `begin` is a multiple of `tile`.
+    Where `masked`, tokens that no row sees (below `lowest`, or at `seq_len` and beyond) are not
+    read as values, for they may be NaN. Returns the new weighted sum of values `[M, D]`, the
+    largest score in base 2 `[M]`, and the denominator `[M]`.
     """
     channel = tl.arange(0, channels)
     lane = tl.arange(0, tile)
@@ -121,14 +160,9 @@ def attend_tiles(
             table, start, seq_len, block_stride, token_stride, tile, block_size
         )
         token = start + lane
-        key_at = (keys + block + inside)[:, None] + channel[None, :]
+        key_at = (keys + block + inside)[:, None]
         value_at = (values + block + inside)[:, None] + channel[None, :]
-        if channels == head_dim:
-            key = tl.load(key_at)
-        else:
-            key = tl.load(key_at, mask=channel[None, :] < head_dim, other=0.0)
-        scores = tl.zeros((query.shape[0], tile), dtype=tl.float32)
-        scores = product(query, tl.trans(key.to(query.dtype)), scores)
+        scores = tile_scores(query, query_at, live, key_at, head_dim, channels, chunk, tile)
         scores = cap(scores * scale, softcap) * LOG2E
         if masked:
             seen = token[None, :] <= position[:, None]

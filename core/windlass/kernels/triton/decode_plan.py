@@ -21,13 +21,15 @@ class DecodeConfig(LaunchConfig):
     """`tile`: tokens in a tile. `minimum_run`: tiles that a program takes at least.
 
     `programs_per_unit`: programs for each of the chip's compute units. `combine_numbers`: how many
-    partial results, counted in numbers, are added up at a time.
+    partial results, counted in numbers, are added up at a time. `chunk`: channels of queries and
+    keys multiplied at a time, a power of 2; 0: all at once, with the queries kept in registers.
     """
 
     tile: int = 64
     minimum_run: int = 2
     programs_per_unit: int = 2
     combine_numbers: int = 4096
+    chunk: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -126,7 +126,7 @@ def paged_decode_kernel(
     scale, num_rows, query_row_stride, query_head_stride, out_row_stride, out_head_stride,
     lse_row_stride, table_stride, block_stride, token_stride, head_stride,
     num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
-    group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr,
+    group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr, chunk: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
     minimum_run: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
     wait: tl.constexpr, release: tl.constexpr,
@@ -162,16 +162,14 @@ def paged_decode_kernel(
         row64 = row.to(tl.int64)
         heads = kv_head * group + member
         live = member < group
+        query_at = query + row64 * query_row_stride + heads[:, None] * query_head_stride
         query_tile = tl.load(
-            query
-            + row64 * query_row_stride
-            + heads[:, None] * query_head_stride
-            + channel[None, :],
+            query_at + channel[None, :],
             mask=live[:, None] & (channel[None, :] < head_dim),
             other=0.0,
         )
         total, largest, denominator = attend_tiles(
-            query_tile,
+            query_tile, query_at, live,
             tl.zeros((1,), dtype=tl.int32) + position,
             tl.zeros((query_rows, channels), dtype=tl.float32),
             tl.full((query_rows,), -float("inf"), dtype=tl.float32),
@@ -180,7 +178,7 @@ def paged_decode_kernel(
             values + kv_head * head_stride,
             block_table + row64 * table_stride,
             first_token, end_token, lowest, seq_len, scale, block_stride, token_stride,
-            window, softcap, True, head_dim, channels, tile, block_size,
+            window, softcap, True, head_dim, channels, chunk, tile, block_size,
         )  # fmt: skip
         if (tile_at == row_begin) & (stop == row_end):
             finish_rows(
@@ -220,6 +218,7 @@ def decode_constants(
         "group_lanes": lanes,
         "head_dim": head_dim,
         "channels": channels,
+        "chunk": min(config.chunk or channels, channels),
         "window": window,
         "softcap": softcap,
         "tile": config.tile,

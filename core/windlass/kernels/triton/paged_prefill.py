@@ -28,10 +28,15 @@ from windlass.kernels.triton.launch import LaunchConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PrefillConfig(LaunchConfig):
-    """`query_rows`: rows of a tile, each a token and a head. `tile`: tokens in a tile of keys."""
+    """`query_rows`: rows of a tile, each a token and a head. `tile`: tokens in a tile of keys.
+
+    `chunk`: channels of queries and keys multiplied at a time, a power of 2; 0: all at once, with
+    the queries kept in registers.
+    """
 
     query_rows: int = 128
     tile: int = 64
+    chunk: int = 0
 
 
 _ANY_ALIGNMENT = ("query_tiles", "cu_seqlens_q", "seq_lens", "block_table")
@@ -44,7 +49,7 @@ def paged_prefill_kernel(
     scale, query_row_stride, query_head_stride, out_row_stride, out_head_stride,
     lse_row_stride, table_stride, block_stride, token_stride, head_stride,
     num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
-    head_dim: tl.constexpr, channels: tl.constexpr,
+    head_dim: tl.constexpr, channels: tl.constexpr, chunk: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
     wait: tl.constexpr, release: tl.constexpr,
 ):  # fmt: skip
@@ -67,10 +72,9 @@ def paged_prefill_kernel(
     history = seq_len - query_len
     position = history + token
     query_row = (row_start + token).to(tl.int64)
+    query_at = query + (query_row * query_row_stride + heads * query_head_stride)[:, None]
     query_tile = tl.load(
-        query
-        + (query_row * query_row_stride + heads * query_head_stride)[:, None]
-        + channel[None, :],
+        query_at + channel[None, :],
         mask=live[:, None] & (channel[None, :] < head_dim),
         other=0.0,
     )
@@ -86,15 +90,15 @@ def paged_prefill_kernel(
     if window == 0:
         seen_by_all = (history + first + 1) // tile * tile
         total, largest, denominator = attend_tiles(
-            query_tile, position, total, largest, denominator, head_keys, head_values, table,
-            begin, seen_by_all, lowest, seq_len, scale, block_stride, token_stride,
-            window, softcap, False, head_dim, channels, tile, block_size,
+            query_tile, query_at, live, position, total, largest, denominator, head_keys,
+            head_values, table, begin, seen_by_all, lowest, seq_len, scale, block_stride,
+            token_stride, window, softcap, False, head_dim, channels, chunk, tile, block_size,
         )  # fmt: skip
         begin = seen_by_all
     total, largest, denominator = attend_tiles(
-        query_tile, position, total, largest, denominator, head_keys, head_values, table,
-        begin, end, lowest, seq_len, scale, block_stride, token_stride,
-        window, softcap, True, head_dim, channels, tile, block_size,
+        query_tile, query_at, live, position, total, largest, denominator, head_keys, head_values,
+        table, begin, end, lowest, seq_len, scale, block_stride, token_stride,
+        window, softcap, True, head_dim, channels, chunk, tile, block_size,
     )  # fmt: skip
     finish_rows(
         total, largest, denominator, heads, live, out, lse, sinks,
@@ -136,12 +140,14 @@ def prefill_constants(
     softcap: float,
 ) -> dict[str, object]:
     """The constants of `paged_prefill_kernel` for a layer of this shape."""
+    channels = padded_channels(head_dim)
     return {
         "num_kv_heads": num_kv_heads,
         "group": group,
         "query_rows": config.query_rows,
         "head_dim": head_dim,
-        "channels": padded_channels(head_dim),
+        "channels": channels,
+        "chunk": min(config.chunk or channels, channels),
         "window": window,
         "softcap": softcap,
         "tile": config.tile,

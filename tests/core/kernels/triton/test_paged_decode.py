@@ -127,6 +127,12 @@ def test_head_sizes(device: torch.device, dtypes: tuple[torch.dtype, ...], head_
     check(step, AttentionParams(scale=head_dim**-0.5))
 
 
+@pytest.mark.parametrize(("head_dim", "chunk"), [(64, 16), (80, 32), (128, 64), (256, 256)])
+def test_queries_and_keys_in_chunks(device: torch.device, head_dim: int, chunk: int) -> None:
+    step = decode_step(device, [70, 129], head_dim=head_dim)
+    check(step, AttentionParams(scale=0.125), 2, DecodeConfig(minimum_run=1, chunk=chunk))
+
+
 @pytest.mark.parametrize("group", [16, 33, 64])
 def test_many_heads_share_keys(
     device: torch.device, dtypes: tuple[torch.dtype, ...], group: int

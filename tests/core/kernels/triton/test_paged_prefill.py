@@ -105,6 +105,12 @@ def test_head_sizes(device: torch.device, dtypes: tuple[torch.dtype, ...], head_
     check(step, AttentionParams(scale=head_dim**-0.5))
 
 
+@pytest.mark.parametrize(("head_dim", "chunk"), [(64, 16), (80, 32), (128, 64), (256, 256)])
+def test_queries_and_keys_in_chunks(device: torch.device, head_dim: int, chunk: int) -> None:
+    config = PrefillConfig(query_rows=32, tile=32, chunk=chunk)
+    check(chunk_step(device, [(1, 69), (40, 7)], head_dim=head_dim), config=config)
+
+
 @pytest.mark.parametrize(
     ("softcap", "sinks", "window"), [(1.5, False, 0), (0.0, True, 0), (2.0, True, 50)]
 )
