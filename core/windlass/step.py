@@ -17,7 +17,20 @@ from typing import Protocol
 import msgspec
 
 from windlass.config import ModelInfo
-from windlass.request import SamplingParams, TokenLogprobs
+from windlass.request import Logprob, SamplingParams, TokenLogprobs
+
+# Parts of a request stand in plans and results: a runner of a plugin's own takes them from here.
+__all__ = [
+    "Logprob",
+    "ModelRunner",
+    "NewRow",
+    "SamplingParams",
+    "ScheduledRow",
+    "StepHandle",
+    "StepPlan",
+    "StepResult",
+    "TokenLogprobs",
+]
 
 
 @dataclass(slots=True)

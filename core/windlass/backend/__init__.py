@@ -7,6 +7,7 @@ from windlass.backend.capabilities import SUPPORTED, Capabilities, GraphSupport,
 from windlass.backend.collectives import Collectives, TorchCollectives
 from windlass.backend.device import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
+from windlass.backend.kv_size import size_kv_cache
 from windlass.backend.layer import (
     ExpertWeights,
     ForwardContext,
@@ -70,4 +71,5 @@ __all__ = [
     "TorchAttention",
     "TorchBackend",
     "TorchCollectives",
+    "size_kv_cache",
 ]

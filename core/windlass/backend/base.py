@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from windlass.backend.allocator import Allocator
 from windlass.backend.attention import Attention
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 class Backend(ABC):
-    """A device and what runs on it; passed explicitly, several may live in one process."""
+    """A device and what runs on it; passed explicitly, several may live in one process.
+
+    A backend sets every part, from `device` to `collectives`, and the core runs models on them. Or
+    it sets `runs_models`, has `spec` and `capabilities` alone, and `model_runner` returns a runner
+    of its own: hardware that torch does not drive.
+    """
+
+    runs_models: ClassVar[bool] = False
 
     spec: BackendSpec
     capabilities: Capabilities
@@ -38,7 +45,7 @@ class Backend(ABC):
         return (KVLayout(block_size=self.capabilities.preferred_block_size),)
 
     def model_runner(self, config: EngineConfig) -> ModelRunner | None:
-        """A runner of the backend's own (no torch needed); None: the core's torch runner."""
+        """A runner of the backend's own; None: the core's torch runner."""
         del config
         return None
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from windlass.backend import Backend, KVLayout, KVPool, KVSpec, MemoryPolicy
+from windlass.backend import Backend, KVLayout, KVPool, KVSpec, MemoryPolicy, size_kv_cache
 from windlass.config import EngineConfig
-from windlass.errors import ConfigError, OutOfMemoryError, UnsupportedError
+from windlass.errors import ConfigError, UnsupportedError
 from windlass.executor.profile_step import run_largest_step
 from windlass.loader import LoadedModel
 
-logger = logging.getLogger(__name__)
-_GIB = 1 << 30
 _QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 _SYNONYMS = {"fp8_e4m3": "fp8"}
 
@@ -46,33 +43,21 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
     layout = choose_layout(backend, spec, config.cache.block_size)
     _check_attention(backend, loaded, spec, layout)
     block_bytes = layout.block_bytes(spec, decoder.num_layers)
-    max_model_len = loaded.max_model_len
-    if config.cache.num_blocks is not None:
-        num_blocks = config.cache.num_blocks
-    else:
-        budget = _budget(
+    num_blocks, max_model_len = size_kv_cache(
+        config,
+        backend.capabilities,
+        max_model_len=loaded.max_model_len,
+        block_size=layout.block_size,
+        block_bytes=block_bytes,
+        budget=lambda: _budget(
             config,
             backend,
             loaded,
             lambda: run_largest_step(config, backend, loaded, spec, layout),
-        )
-        longest = -(-max_model_len // layout.block_size)
-        useful = config.scheduler.max_num_seqs * longest
-        cap = backend.capabilities.default_kv_cache_bytes
-        if cap and config.cache.memory_utilization is None:
-            useful = min(useful, max(cap // block_bytes, longest))
-        num_blocks = min(budget // block_bytes, useful + 1)
-    max_model_len = _fit(config, layout, block_bytes, num_blocks, max_model_len)
+        ),
+    )
     buffer = backend.allocator.reserve(num_blocks * block_bytes, align=layout.align, tag="kv_cache")
     pool = KVPool.carve(buffer, spec, layout, decoder.num_layers, num_blocks)
-    logger.info(
-        "KV cache: %d blocks of %d tokens, %d bytes a token (%s), %.2f GiB",
-        num_blocks,
-        layout.block_size,
-        block_bytes // layout.block_size,
-        str(spec.dtype).removeprefix("torch."),
-        buffer.nbytes / _GIB,
-    )
     return KVCache(pool, dtype, max_model_len)
 
 
@@ -144,27 +129,3 @@ def _activation_bytes(config: EngineConfig, backend: Backend, loaded: LoadedMode
     tokens = scheduler.token_budget(backend.capabilities.preferred_token_budget)
     sampled = min(scheduler.max_num_seqs, tokens)
     return tokens * per_token * loaded.dtype.itemsize + sampled * decoder.vocab_size * 24
-
-
-def _fit(
-    config: EngineConfig, layout: KVLayout, block_bytes: int, num_blocks: int, max_model_len: int
-) -> int:
-    """The longest sequence the cache can hold, at most `max_model_len`."""
-    capacity = (num_blocks - 1) * layout.block_size
-    if capacity >= max_model_len:
-        return max_model_len
-    if capacity < layout.block_size or config.model.max_model_len is not None:
-        needed = -(-max_model_len // layout.block_size) + 1
-        raise OutOfMemoryError(
-            f"max_model_len {max_model_len} needs a KV cache of "
-            f"{needed * block_bytes / _GIB:.2f} GiB, and "
-            f"{max(num_blocks, 0) * block_bytes / _GIB:.2f} GiB are left for it. Lower "
-            f"max_model_len (at most {max(capacity, 0)} fits) or raise memory_utilization."
-        )
-    logger.warning(
-        "the KV cache holds %d tokens: max_model_len is lowered from %d to %d",
-        capacity,
-        max_model_len,
-        capacity,
-    )
-    return capacity

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from windlass.errors import ModelError
 from windlass.loader.hf_config import read_json
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -36,14 +38,16 @@ class TensorSource(Protocol):
 class Checkpoint:
     """The tensors of a folder with one safetensors file, or several and an index.
 
-    Files are mapped when first needed and stay mapped until `close`.
+    Files are mapped when first needed and stay mapped until `close`. `framework` says what `read`
+    returns: torch tensors ("pt") or numpy arrays ("np").
 
     Raises:
         ModelError: there is no safetensors file, or a file or the index is damaged; names it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, framework: Literal["pt", "np"] = "pt") -> None:
         self.folder = folder
+        self._framework = framework
         self._mapped: dict[Path, Any] = {}
         self._files = self._index()
         self._unread = set(self._files)
@@ -74,10 +78,18 @@ class Checkpoint:
         """Copy the tensor `name` into `destination`, converted to its dtype.
 
         Raises:
+            ModelError: see `read`.
+        """
+        destination.copy_(self.read(name, *destination.shape))
+
+    def read(self, name: str, *shape: int) -> Any:  # noqa: ANN401 - the framework's tensor
+        """The tensor `name` as it is stored.
+
+        Raises:
             ModelError: the tensor is missing, or has another shape or a dtype that is not one
                 of float32, float16 and bfloat16.
         """
-        expected = list(destination.shape)
+        expected = list(shape)
         path = self._files.get(name)
         if path is None:
             raise ModelError(f"{self.folder}: tensor {name!r} of shape {expected} is missing")
@@ -86,17 +98,17 @@ class Checkpoint:
             stored = mapped.get_slice(name)
         except SafetensorError as exc:
             raise ModelError(f"{path}: tensor {name!r}, promised by {INDEX}, is missing") from exc
-        shape, dtype = list(stored.get_shape()), stored.get_dtype()
-        if shape != expected:
+        found, dtype = list(stored.get_shape()), stored.get_dtype()
+        if found != expected:
             raise ModelError(
-                f"{path}: tensor {name!r} has shape {shape}; config.json asks for {expected}"
+                f"{path}: tensor {name!r} has shape {found}; config.json asks for {expected}"
             )
         if dtype not in DTYPES:
             raise ModelError(
                 f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(DTYPES)}"
             )
-        destination.copy_(mapped.get_tensor(name))
         self._unread.discard(name)
+        return mapped.get_tensor(name)
 
     def close(self) -> None:
         """Unmap the files."""
@@ -133,7 +145,8 @@ class Checkpoint:
         mapped = self._mapped.get(path)
         if mapped is None:
             try:
-                mapped = self._mapped[path] = safe_open(path, framework="pt", device="cpu")
+                mapped = safe_open(path, framework=self._framework, device="cpu")
+                self._mapped[path] = mapped
             except (SafetensorError, OSError) as exc:
                 raise ModelError(f"{path} is damaged or not a safetensors file: {exc}") from exc
         return mapped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 # A prime, so that no two rows of a weight start at the same place.
@@ -37,6 +39,13 @@ class DummyTensors:
             destination.zero_()
         else:
             self._repeat(_start(name), destination.view(-1))
+
+    def read(self, name: str, *shape: int) -> npt.NDArray[np.float32]:
+        """The same numbers as a float32 array."""
+        tensor = torch.empty(shape, dtype=torch.float32)
+        self.fill(name, tensor)
+        array: npt.NDArray[np.float32] = tensor.numpy()
+        return array
 
     def _repeat(self, start: int, destination: torch.Tensor) -> None:
         if (self._drawn.dtype, self._drawn.device) != (destination.dtype, destination.device):

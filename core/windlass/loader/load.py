@@ -6,29 +6,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from windlass.backend import Backend, MLPWeights, QuantizedWeight
 from windlass.config import ModelConfig, Quantization
-from windlass.errors import ConfigError, ModelError, UnsupportedError
-from windlass.loader.checkpoint import Checkpoint, TensorSource
+from windlass.errors import ModelError, UnsupportedError
+from windlass.loader.describe import ModelDescription, describe_model, open_checkpoint
 from windlass.loader.dummy import DummyTensors
-from windlass.loader.hf_config import eos_token_ids, read_hf_config
-from windlass.loader.location import resolve_model
 from windlass.loader.weights import read_weights
 from windlass.models.config import DecoderConfig, attention_needs
 from windlass.models.decoder import Decoder
-from windlass.models.registry import HFConfig, decoder_config
 from windlass.models.weights import DecoderWeights
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-
-# Tensors that old checkpoints hold although they follow from the configuration.
-_DERIVED = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +52,9 @@ def load_decoder(
         ConfigError: `max_model_len` is above what the model allows.
         UnsupportedError: the backend lacks a number format or attention feature.
     """
-    dummy = config.load_format == "dummy"
-    folder = resolve_model(config.model, config.revision, weights=not dummy)
-    architecture, hf_config = read_hf_config(folder)
-    full = decoder_config(architecture, hf_config)
-    decoder_cfg = full.limited_to(_max_model_len(config, full))
-    dtype = _dtype(config, hf_config, backend)
+    described = describe_model(config)
+    decoder_cfg = described.decoder
+    dtype = _dtype(config, described, backend)
     _check_backend(decoder_cfg, dtype, backend)
 
     read = partial(
@@ -75,20 +65,21 @@ def load_decoder(
         quantization=config.quantization,
         report=partial(progress or _no_progress, "Loading weights"),
     )
-    if dummy:
+    if config.load_format == "dummy":
         weights = read(DummyTensors(config.seed, decoder_cfg.initializer_range))
     else:
-        weights = _read_checkpoint(folder, decoder_cfg, read)
+        with open_checkpoint(described) as checkpoint:
+            weights = read(checkpoint)
     _report(weights, config.quantization, dtype, backend)
     return LoadedModel(
         decoder=Decoder(decoder_cfg, weights, backend),
         decoder_config=decoder_cfg,
-        architecture=architecture,
+        architecture=described.architecture,
         dtype=dtype,
         max_model_len=decoder_cfg.max_position,
         num_parameters=decoder_cfg.num_parameters,
         weight_bytes=weights.nbytes,
-        eos_token_ids=eos_token_ids(folder, hf_config),
+        eos_token_ids=described.eos_token_ids,
     )
 
 
@@ -96,21 +87,12 @@ def _no_progress(what: str, share: float) -> None:
     del what, share
 
 
-def _max_model_len(config: ModelConfig, model: DecoderConfig) -> int:
-    asked = config.max_model_len
-    if asked is not None and asked > model.max_position:
-        raise ConfigError(
-            f"max_model_len must be at most {model.max_position} for {config.model!r}, not {asked}"
-        )
-    return asked or model.max_position
-
-
-def _dtype(config: ModelConfig, hf_config: HFConfig, backend: Backend) -> torch.dtype:
+def _dtype(config: ModelConfig, described: ModelDescription, backend: Backend) -> torch.dtype:
     """The number format asked for, or the checkpoint's, or one that the backend has."""
     supported = backend.capabilities.dtypes
     if config.dtype != "auto":
         return _torch_dtype(config.dtype)
-    stored = _torch_dtype(hf_config.dtype) if hf_config.dtype is not None else supported[0]
+    stored = _torch_dtype(described.dtype) if described.dtype is not None else supported[0]
     if stored in supported:
         return stored
     same_size = [dtype for dtype in supported if dtype.itemsize == stored.itemsize]
@@ -119,8 +101,8 @@ def _dtype(config: ModelConfig, hf_config: HFConfig, backend: Backend) -> torch.
     return chosen
 
 
-def _torch_dtype(name: object) -> torch.dtype:
-    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ModelError(f"config field dtype is {name!r}, which is no number format of torch")
     return dtype
@@ -132,21 +114,6 @@ def _check_backend(config: DecoderConfig, dtype: torch.dtype, backend: Backend) 
         raise UnsupportedError(
             f"backend {backend.spec.name!r} lacks what the model needs: {'; '.join(missing)}"
         )
-
-
-def _read_checkpoint(
-    folder: Path, config: DecoderConfig, read: Callable[[TensorSource], DecoderWeights]
-) -> DecoderWeights:
-    with Checkpoint(folder) as checkpoint:
-        weights = read(checkpoint)
-        left = [name for name in checkpoint.unread if not _is_redundant(name, config)]
-    if left:
-        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-        raise ModelError(
-            f"{folder} holds tensors that its config.json does not account for; without them the "
-            f"model would answer wrongly: {shown}"
-        )
-    return weights
 
 
 def _report(
@@ -174,7 +141,3 @@ def _report(
             name,
             "" if dtype is torch.bfloat16 else "; dtype bfloat16 may have one",
         )
-
-
-def _is_redundant(name: str, config: DecoderConfig) -> bool:
-    return name.endswith(_DERIVED) or (config.tie_word_embeddings and name == "lm_head.weight")

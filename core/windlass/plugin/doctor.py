@@ -134,7 +134,7 @@ def _op_rows(plugin: FoundPlugin, config: BackendConfig) -> tuple[OpRow, ...]:
     backend = construct(plugin, config)
     try:
         rows = []
-        for op in backend.ops:
+        for op in () if backend.runs_models else backend.ops:
             providers = tuple(
                 ProviderRow(
                     name=candidate.name,

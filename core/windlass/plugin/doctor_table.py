@@ -31,7 +31,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print(f"[red]No backend:[/] {escape(report.problem)}")
         return
     console.print(f"Selected ({report.requested}): [bold]{escape(report.selected)}[/]")
-    console.print(_ops(report.ops))
+    if report.ops:
+        console.print(_ops(report.ops))
+    else:
+        console.print("It runs models itself: it has no ops.")
 
 
 def _torch(report: Report) -> str:
