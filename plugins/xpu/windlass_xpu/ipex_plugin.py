@@ -2,8 +2,9 @@
 
 The extension is archived and has known security issues
 (github.com/intel/intel-extension-for-pytorch), so nothing here depends on it and it is never chosen
-by "auto". It serves torch 2.8 alone, in an XPU or a CPU build, and the plugin follows the build.
-No torch here.
+by "auto". It serves torch 2.8 alone, in an XPU or a CPU build, and the plugin follows the build. It
+offers no ops: on a processor the extension's norms are no faster than torch's, and its SwiGLU is
+torch's, compiled at the first call. No torch here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
-    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
@@ -25,7 +25,6 @@ from windlass_xpu import plugin as xpu
 
 NAME = "ipex"
 _REQUIRES = ("torch==2.8.*", "intel-extension-for-pytorch==2.8.*")
-_OPS = ("rms_norm", "add_rms_norm")
 
 
 @hookimpl
@@ -38,24 +37,6 @@ def windlass_backend() -> BackendSpec:
 def windlass_probe() -> Availability:
     """Look for an Intel GPU, or for the processor that the extension's CPU build needs."""
     return probe(installed_torch())
-
-
-@hookimpl
-def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
-    """Offer the extension's norms; its other ops are torch's, compiled at the first call."""
-    del arch
-    if backend != NAME:
-        return ()
-    return tuple(
-        OpProvider(
-            op=op,
-            name=NAME,
-            target=f"windlass_xpu.ipex_ops:{op}",
-            supports=f"windlass_xpu.ipex_ops:supports_{op}",
-            priority=50,
-        )
-        for op in _OPS
-    )
 
 
 def spec(torch: TorchBuild | None) -> BackendSpec:
