@@ -1,0 +1,1 @@
+"""A Windlass backend that runs models in JAX."""

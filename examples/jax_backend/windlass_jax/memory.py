@@ -1,0 +1,88 @@
+"""What the runner can load, and how much memory is left for the KV cache."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from windlass.backend import Capabilities
+from windlass.checkpoint import DecoderConfig, ModelDescription
+from windlass.config import EngineConfig
+from windlass.errors import OutOfMemoryError, UnsupportedError
+from windlass.plugin.host_memory import host_memory
+from windlass_jax.weights import DTYPES
+
+_GIB = 1 << 30
+
+
+def check_supported(config: EngineConfig, described: ModelDescription) -> str:
+    """The dtype to compute in.
+
+    Raises:
+        UnsupportedError: a setting or the model asks for what this runner does not do.
+    """
+    dtype = config.model.dtype
+    if dtype == "auto":
+        dtype = described.dtype or "float32"
+    refusals = {
+        f"dtype {dtype!r} (it has {', '.join(DTYPES)})": dtype not in DTYPES,
+        f"quantization {config.model.quantization!r}": config.model.quantization is not None,
+        f"kv_cache_dtype {config.cache.dtype!r} (it has 'auto')": config.cache.dtype != "auto",
+        "layers with experts": described.decoder.experts is not None,
+        f"a head size that is odd ({described.decoder.head_dim})": described.decoder.head_dim % 2,
+    }
+    reasons = [reason for reason, refused in refusals.items() if refused]
+    if reasons:
+        raise UnsupportedError(f"backend 'jax' does not do: {'; '.join(reasons)}")
+    return dtype
+
+
+def kv_budget(
+    config: EngineConfig,
+    capabilities: Capabilities,
+    decoder: DecoderConfig,
+    dtype: str,
+    weight_bytes: int,
+) -> int:
+    """Bytes for the KV cache: a share of the host's memory, less weights and activations.
+
+    On another device `Device.memory_stats` would tell what the host's files tell here.
+    """
+    memory = host_memory()
+    share = config.cache.memory_utilization or capabilities.memory_utilization
+    activations = _activation_bytes(config, capabilities, decoder, dtype)
+    # The weights are loaded: what is available does not count them.
+    return min(
+        int(memory.total * share) - weight_bytes - activations,
+        int(memory.available * share) - activations,
+    )
+
+
+def _activation_bytes(
+    config: EngineConfig, capabilities: Capabilities, decoder: DecoderConfig, dtype: str
+) -> int:
+    """A generous estimate of the largest step: a layer's tensors, attention's sums, the logits."""
+    scheduler = config.scheduler
+    tokens = scheduler.token_budget(capabilities.preferred_token_budget)
+    per_token = 6 * decoder.hidden_size + 4 * decoder.mlp_width + 4 * decoder.q_size
+    sampled = min(scheduler.max_num_seqs, tokens)
+    logits = sampled * decoder.vocab_size * 32
+    return 2 * tokens * (per_token * np.dtype(jnp.dtype(dtype)).itemsize + 16 * decoder.q_size) + logits
+
+
+def zeros_on(shape: tuple[int, ...], dtype: str, device: jax.Device) -> jax.Array:
+    """Zeros on the device.
+
+    Raises:
+        OutOfMemoryError: they do not fit.
+    """
+    try:
+        return jax.block_until_ready(jnp.zeros(shape, dtype, device=device))
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        size = np.prod(shape) * jnp.dtype(dtype).itemsize / _GIB
+        raise OutOfMemoryError(
+            f"reserving {size:.2f} GiB for a part of the KV cache failed: "
+            f"{host_memory().available / _GIB:.2f} GiB are free. Lower memory_utilization or "
+            f"max_model_len."
+        ) from error

@@ -1,0 +1,113 @@
+"""The decoder: Llama, Mistral, Qwen2 and Qwen3 without experts, one compiled program a bucket."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from windlass.checkpoint import DecoderConfig
+from windlass_jax.attention import KVBlocks, Tiles, attend, write
+from windlass_jax.weights import Layer, Linear, Weights
+
+Cache = tuple[KVBlocks, ...]
+"""The KV cache: one part for each layer."""
+
+
+class Batch(NamedTuple):
+    """The T tokens of a step, padded to a bucket; every array is int32.
+
+    `token_ids` `[T]` (-1: the token that `rows` sampled last), `rows` `[T]` of the request table,
+    `positions` `[T]` (-1: padding), `tile_rows` `[N]`; the others as in `Tiles`.
+    """
+
+    token_ids: jax.Array
+    rows: jax.Array
+    positions: jax.Array
+    tile_rows: jax.Array
+    tile_tokens: jax.Array
+    tile_positions: jax.Array
+    place: jax.Array
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="cache")
+def forward(
+    weights: Weights,
+    cache: Cache,
+    block_tables: jax.Array,
+    last_token: jax.Array,
+    batch: Batch,
+    config: DecoderConfig,
+) -> tuple[jax.Array, Cache]:
+    """Hidden states `[T, H]` after the final norm, and the cache with the tokens' keys and values.
+
+    `block_tables` int32 `[rows, C]` and `last_token` int32 `[rows]` are the request table. The
+    cache is donated: XLA writes into it where it lies.
+    """
+    size = cache[0].keys.shape[1]
+    tables = block_tables[batch.tile_rows]
+    tiles = Tiles(tables, batch.tile_tokens, batch.tile_positions, batch.place)
+    width = batch.tile_tokens.shape[1]
+    block = tables[batch.place // width, jnp.maximum(batch.positions, 0) // size]
+    past_the_end = cache[0].keys.shape[0] * size
+    slots = jnp.where(batch.positions < 0, past_the_end, block * size + batch.positions % size)
+    token_ids = jnp.where(batch.token_ids < 0, last_token[batch.rows], batch.token_ids)
+    cos, sin = jnp.split(weights.cos_sin[jnp.maximum(batch.positions, 0)][:, None], 2, axis=-1)
+    hidden = weights.embedding[token_ids]
+    written = []
+    for layer, blocks, window in zip(weights.layers, cache, config.windows, strict=True):
+        normed = _rms_norm(hidden, layer.input_norm, config.rms_norm_eps)
+        query, key, value = _project(layer, normed, cos, sin, config)
+        blocks = write(blocks, key, value, slots)  # noqa: PLW2901
+        written.append(blocks)
+        attended = attend(blocks, query, tiles, window)
+        hidden = hidden + _linear(layer.o, attended.reshape(len(hidden), -1))
+        hidden = hidden + _mlp(layer, hidden, config.rms_norm_eps)
+    return _rms_norm(hidden, weights.norm, config.rms_norm_eps), tuple(written)
+
+
+def logits_of(lm_head: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Float32 logits `[R, V]` of hidden states `[R, H]`."""
+    return jnp.einsum("rh,vh->rv", hidden, lm_head, preferred_element_type=jnp.float32)
+
+
+def _project(
+    layer: Layer, x: jax.Array, cos: jax.Array, sin: jax.Array, config: DecoderConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query, key and value heads, rotated: `[T, heads, D]`."""
+    parts = jnp.split(
+        _linear(layer.qkv, x), (config.q_size, config.q_size + config.kv_size), axis=-1
+    )
+    query, key, value = (part.reshape(len(x), -1, config.head_dim) for part in parts)
+    if layer.query_norm is not None and layer.key_norm is not None:
+        query = _rms_norm(query, layer.query_norm, config.rms_norm_eps)
+        key = _rms_norm(key, layer.key_norm, config.rms_norm_eps)
+    return _rotate(query, cos, sin), _rotate(key, cos, sin), value
+
+
+def _mlp(layer: Layer, hidden: jax.Array, eps: float) -> jax.Array:
+    """The gated feed-forward layer (SwiGLU; Shazeer, 2020)."""
+    x = _linear(layer.gate_up, _rms_norm(hidden, layer.post_attention_norm, eps))
+    gate, up = jnp.split(x, 2, axis=-1)
+    return _linear(layer.down, jax.nn.silu(gate) * up)
+
+
+def _linear(linear: Linear, x: jax.Array) -> jax.Array:
+    product = jnp.einsum("tk,nk->tn", x, linear.weight)
+    return product if linear.bias is None else product + linear.bias
+
+
+def _rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square norm over the last axis, in float32 (Zhang and Sennrich, 2019)."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + eps)
+    return weight * normed.astype(x.dtype)
+
+
+def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary position embedding (Su et al., 2021), halves rotated against each other."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
+    return rotated.astype(x.dtype)
