@@ -21,12 +21,14 @@ from typing import Any
 import torch
 
 from windlass.backend import AttentionBatch, AttentionParams, KVLayout, KVPool, KVSpec
+from windlass.backend.triton.prefill_providers import Chunks, PrefillProvider, upload
 from windlass.kernels.attention import paged_attention
 from windlass.kernels.triton.decode_plan import DecodeConfig, DecodeScratch, plan_decode
 from windlass.kernels.triton.paged_decode import paged_decode
 from windlass.kernels.triton.paged_prefill import PrefillConfig, list_query_tiles, paged_prefill
-from windlass_cuda import tuning
-from windlass_cuda.torch_prefill import Chunks, PrefillProvider, installed_providers, upload
+from windlass_cuda.device import tuning_of
+from windlass_cuda.torch_prefill import installed_providers
+from windlass_cuda.tuning import CudaTuning
 
 DEVICE = torch.device("cuda")
 DTYPE = torch.bfloat16
@@ -186,13 +188,13 @@ class DecodeBench:
         return {"us": microseconds, "GB/s": rate / 1e9, "of copy": rate / self.copy}
 
 
-def bench_decodes(report: Report, arch: str, copy: float, quick: bool) -> None:
+def bench_decodes(report: Report, tuning: CudaTuning, copy: float, quick: bool) -> None:
     sizes = [1, 64] if quick else [1, 8, 64, 256]
     uniform = [f"{rows} x {context}" for rows in sizes for context in (512, 2048, 8192)]
     for (model, shape), workload in itertools.product(
         MODELS.items(), [*uniform, "1x64k + 15x4k", "256 of U(100, 1024)"]
     ):
-        config = tuning.decode_config(arch, shape[2], DTYPE, DTYPE)
+        config = tuning.decode_config(shape[2], DTYPE, DTYPE)
         report.attempt(
             {"decode": model, "workload": workload},
             lambda: DecodeBench(shape, workload, copy).measure(config),  # noqa: B023 - called here
@@ -212,11 +214,11 @@ def decode_variants(base: DecodeConfig, quick: bool) -> Iterator[DecodeConfig]:
         yield replace(base, tile=128)
 
 
-def sweep_decodes(report: Report, arch: str, copy: float, quick: bool) -> None:
+def sweep_decodes(report: Report, tuning: CudaTuning, copy: float, quick: bool) -> None:
     workloads = ["1 x 2048", "64 x 2048", "1x64k + 15x4k", "256 of U(100, 1024)"]
     shape = MODELS["Llama-8B"]
     benches = {workload: DecodeBench(shape, workload, copy) for workload in workloads}
-    for config in decode_variants(tuning.decode_config(arch, shape[2], DTYPE, DTYPE), quick):
+    for config in decode_variants(tuning.decode_config(shape[2], DTYPE, DTYPE), quick):
 
         def measure(config: DecodeConfig = config) -> dict[str, Any]:
             return {name: bench.measure(config)["us"] for name, bench in benches.items()}
@@ -266,11 +268,11 @@ def triton_prefill(
 
 
 def prefill_runs(
-    step: tuple[KVPool, AttentionBatch, torch.Tensor], arch: str, shape: Shape, quick: bool
+    step: tuple[KVPool, AttentionBatch, torch.Tensor], tuning: CudaTuning, shape: Shape, quick: bool
 ) -> Iterator[tuple[str, Maker]]:
     """Name and maker of each way to compute a step of chunks."""
     pool, batch, query = step
-    base = tuning.prefill_config(arch, shape[2], DTYPE, shape[0] // shape[1])
+    base = tuning.prefill_config(shape[2], DTYPE, shape[0] // shape[1])
     yield "triton", lambda: triton_prefill(*step, base)
     variants = [(128, 64, 8, 5), (128, 64, 4, 3), (64, 64, 4, 3), (128, 128, 8, 3)]
     for rows, tile, warps, stages in [] if quick else variants:
@@ -284,7 +286,7 @@ def prefill_runs(
 
         def make(provider: PrefillProvider = provider) -> tuple[Callable[[], None], torch.Tensor]:
             out, chunks = torch.empty_like(query), _all(batch)
-            params, config = params_of(shape), tuning.gather_config(arch)
+            params, config = params_of(shape), tuning.gather_config()
             keys, values = pool.keys[0], pool.values[0]
             return lambda: provider.run(query, keys, values, chunks, params, out, config), out
 
@@ -295,13 +297,13 @@ def _all(batch: AttentionBatch) -> Chunks:
     return Chunks(batch=batch, first_row=0, end_row=batch.num_requests)
 
 
-def bench_prefills(report: Report, arch: str, quick: bool) -> None:
+def bench_prefills(report: Report, tuning: CudaTuning, quick: bool) -> None:
     chunks = [(512, 0), (2048, 0), (8192, 0), (2048, 6144)]
     for (model, shape), (new, history) in itertools.product(MODELS.items(), chunks):
         step = make_step(shape, [(new, history)])
         pairs = new * history + new * (new + 1) // 2
         operations = 4 * shape[0] * shape[2] * pairs
-        for name, make in prefill_runs(step, arch, shape, quick or model != "Llama-8B"):
+        for name, make in prefill_runs(step, tuning, shape, quick or model != "Llama-8B"):
 
             def measure(make: Maker = make, operations: int = operations) -> dict[str, Any]:
                 started = time.perf_counter()
@@ -316,13 +318,13 @@ def bench_prefills(report: Report, arch: str, quick: bool) -> None:
             report.attempt({"prefill": model, "new": new, "cached": history, "by": name}, measure)
 
 
-def cudnn_plan_time(report: Report, arch: str) -> None:
+def cudnn_plan_time(report: Report, tuning: CudaTuning) -> None:
     """What cuDNN takes when it meets a length for the first time."""
     shape = MODELS["Llama-8B"]
     step = make_step(shape, [(3000, 0)])
 
     def measure() -> dict[str, Any]:
-        runs = dict(prefill_runs(step, arch, shape, True))
+        runs = dict(prefill_runs(step, tuning, shape, True))
         work, _ = runs["cudnn"]()
         times = []
         for _ in range(2):
@@ -336,19 +338,19 @@ def cudnn_plan_time(report: Report, arch: str) -> None:
     report.attempt({"cudnn": "a new length"}, measure)
 
 
-def check(report: Report, arch: str) -> None:
+def check(report: Report, tuning: CudaTuning) -> None:
     """Everything against the float32 oracle."""
     units = torch.cuda.get_device_properties(0).multi_processor_count
     for shape in ((32, 8, 128), (14, 2, 64), (8, 4, 256)):
         step = make_step(shape, [(1, length - 1) for length in (1, 63, 64, 700, 5000, 129)])
-        config = tuning.decode_config(arch, shape[2], DTYPE, DTYPE)
+        config = tuning.decode_config(shape[2], DTYPE, DTYPE)
         report.attempt(
             {"check": "decode", "shape": shape},
             lambda: _error(step, shape, *decode_run(*step, config, units)),  # noqa: B023
         )
         for chunks in ([(300, 0), (1024, 0)], [(300, 200), (64, 1000), (513, 0)]):
             step = make_step(shape, chunks)
-            for name, make in prefill_runs(step, arch, shape, True):
+            for name, make in prefill_runs(step, tuning, shape, True):
                 report.attempt(
                     {"check": name, "shape": shape, "chunks": chunks},
                     lambda: _error(step, shape, *make()),  # noqa: B023
@@ -383,15 +385,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write all rows as JSON")
     args = parser.parse_args()
     properties = torch.cuda.get_device_properties(0)
-    arch = f"sm_{properties.major}{properties.minor}"
+    tuning = tuning_of(0)
     report, copy = Report(), copy_bandwidth()
     print(f"{properties.name}, torch {torch.__version__}, copy {copy / 1e9:.0f} GB/s")
     parts: list[tuple[str, Callable[[], None]]] = [
-        ("check", lambda: check(report, arch)),
-        ("decode", lambda: bench_decodes(report, arch, copy, args.quick)),
-        ("prefill", lambda: bench_prefills(report, arch, args.quick)),
-        ("cudnn", lambda: cudnn_plan_time(report, arch)),
-        ("sweep", lambda: sweep_decodes(report, arch, copy, args.quick)),
+        ("check", lambda: check(report, tuning)),
+        ("decode", lambda: bench_decodes(report, tuning, copy, args.quick)),
+        ("prefill", lambda: bench_prefills(report, tuning, args.quick)),
+        ("cudnn", lambda: cudnn_plan_time(report, tuning)),
+        ("sweep", lambda: sweep_decodes(report, tuning, copy, args.quick)),
     ]
     for name, part in parts:
         started = time.monotonic()

@@ -22,10 +22,12 @@ from rich.table import Table
 
 from gpu_peers.ceilings import measure_ceilings, synchronize
 from gpu_peers.floors import Ceilings
+from windlass.backend.triton.expert_tiles import choose
 from windlass.kernels import DenseExperts
 from windlass.kernels.triton.grouped_linear import ExpertsConfig, grouped_experts
 from windlass.kernels.triton.routing import route
-from windlass_cuda.expert_tuning import choose, route_config
+from windlass_cuda.device import tuning_of
+from windlass_cuda.tuning import CudaTuning
 
 TOKENS = (1, 8, 64, 256, 4096)
 TOLERANCE = 2e-2
@@ -86,8 +88,9 @@ class Result:
 class Layer:
     """A layer's random weights, and inputs that choose different experts."""
 
-    def __init__(self, shape: Shape, arch: str, device: torch.device) -> None:
-        self.shape, self.arch, self.device = shape, arch, device
+    def __init__(self, shape: Shape, tuning: CudaTuning, device: torch.device) -> None:
+        self.shape, self.device = shape, device
+        self.route_config = tuning.route_config()
         experts, hidden, intermediate = shape.experts, shape.hidden, shape.intermediate
         self.gate_up = self._random(experts, 2 * intermediate, hidden) * hidden**-0.5
         self.down = self._random(experts, hidden, intermediate) * intermediate**-0.5
@@ -107,7 +110,7 @@ class Layer:
         self, x: torch.Tensor, logits: torch.Tensor, config: ExpertsConfig
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The layer's output, and the routing."""
-        weights, ids = route(logits, self.shape.top_k, True, route_config(self.arch))
+        weights, ids = route(logits, self.shape.top_k, True, self.route_config)
         out = grouped_experts(x, self.gate_up, self.down, weights, ids, config)
         return out, weights, ids
 
@@ -134,9 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     started = time.monotonic()
     device = torch.device(args.device)
-    arch = "sm_80"
-    if device.type != "cpu":
-        arch = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    on_host = device.type == "cpu"
+    tuning = CudaTuning("sm_80", 4, "cpu") if on_host else tuning_of(device.index)
+    choices = tuning.expert_choices(torch.bfloat16.itemsize)
     ceilings = measure_ceilings(device)
     console = Console(highlight=False, width=118)
     console.print(
@@ -148,9 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for shape in SHAPES:
         small = replace(shape, hidden=shape.hidden // args.shrink,
                         intermediate=shape.intermediate // args.shrink)  # fmt: skip
-        layer = Layer(small, arch, device)
+        layer = Layer(small, tuning, device)
         for tokens in args.tokens:
-            config = choose(arch, tokens, shape.top_k, shape.experts)
+            config = choose(choices, tokens, shape.top_k, shape.experts)
             results.append(attempt(layer, tokens, config, "table", ceilings))
             sweeps.append(variants(layer, tokens, config))
             save(results, args.out)

@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from gpu_peers.ceilings import measure_ceilings
 from linear_layers import measure_layers
 from linear_tiles import EPS, Task, compile_all, config_of, dot_tiles, vector_tiles
+from windlass.backend.triton.linear_tiles import Tiles
 from windlass.kernels.reference import add_rms_norm, silu_mul
 from windlass.kernels.triton.fused_linear import LinearConfig, Norm, fused_linear
 from windlass.kernels.triton.launch import no_wait
 from windlass.kernels.triton.skinny_linear import skinny_linear, split_counters
-from windlass_cuda.linear_tuning import Tiles, fused_config, linear_config
+from windlass_cuda.device import tuning_of
 
 SHAPES = {
     "llama-8b qkv": (6144, 4096),
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report: dict[str, Any] = {"arch": bench.arch, "copy": bench.copy, "linear": [], "fused": []}
     if not args.no_layers:
-        report["layers"] = measure_layers(bench.arch)
+        report["layers"] = measure_layers(bench.tuning)
     started = time.monotonic()
     compile_all(tasks(shapes.values(), rows, bench), args.workers)
     print(f"compiled in {time.monotonic() - started:.0f} s", flush=True)
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plain_tiles(rows: int, outputs: int, inputs: int, bench: Bench) -> list[Tiles]:
     """What is tried for a product alone: the rule's choice, and more."""
-    default = linear_config(bench.arch, rows, outputs, inputs)
+    default = bench.tuning.linear_config(rows, outputs, inputs)
     found = [] if default is None else [tiles_of(default)]
     if rows <= 8:
         found += vector_tiles(rows, inputs, gated=False, quick=bench.quick)
@@ -103,7 +104,7 @@ def plain_tiles(rows: int, outputs: int, inputs: int, bench: Bench) -> list[Tile
 
 def fused_tiles(rows: int, outputs: int, inputs: int, gated: bool, bench: Bench) -> list[Tiles]:
     """What is tried for a product with a norm before it; `outputs` are those after the gate."""
-    default = fused_config(bench.arch, rows, outputs, inputs, gated=gated)
+    default = bench.tuning.fused_config(rows, outputs, inputs, gated=gated)
     found = [] if default is None else [tiles_of(default)]
     found += vector_tiles(rows, inputs, gated=gated, quick=bench.quick)
     return list(dict.fromkeys(found))
@@ -132,10 +133,10 @@ class Bench:
     """One GPU with its ceilings; every method returns rows of the report."""
 
     def __init__(self, quick: bool, eviction: str) -> None:
-        properties = torch.cuda.get_device_properties(0)
         self.quick, self.eviction = quick, eviction
-        self.arch = f"sm_{properties.major}{properties.minor}"
-        self.multiprocessors = properties.multi_processor_count
+        self.tuning = tuning_of(0)
+        self.arch = self.tuning.arch
+        self.multiprocessors = self.tuning.units
         self.copy = measure_ceilings(torch.device("cuda")).bandwidth
 
     def shape(
@@ -148,7 +149,7 @@ class Bench:
         for count in rows:
             x = torch.randn(count, inputs, device="cuda").bfloat16()
             library = measure(lambda w, x=x: F.linear(x, w), weights)
-            default = linear_config(self.arch, count, outputs, inputs)
+            default = self.tuning.linear_config(count, outputs, inputs)
             times = {}
             for tiles in plain_tiles(count, outputs, inputs, self):
                 config = config_of(tiles, self.arch, self.eviction)
@@ -202,7 +203,7 @@ class Bench:
                     tiles,
                 )
             library = measure(lambda w, x=x: F.linear(x, w), weights)
-            default = fused_config(self.arch, count, results, inputs, gated=gated)
+            default = self.tuning.fused_config(count, results, inputs, gated=gated)
             row = self.row(f"{name} fused", count, results, inputs, library, times, default)
             row["gated"] = gated
             row["bytes"] = outputs * inputs * 2
@@ -307,7 +308,7 @@ def measure(call: Callable[[torch.Tensor], Any], weights: Sequence[torch.Tensor]
 def show_entries(report: dict[str, Any], bench: Bench) -> None:
     """Print what belongs into the tuning table: where the rule is not within 3 % of the best."""
     for part in ("linear", "fused"):
-        print(f"\n# windlass_cuda.linear_tuning: {part}")
+        print(f"\n# windlass_cuda.linear_tuning: {part}, {bench.arch}")
         for row in report[part]:
             if row["rows"] > 64 or row["time"] is None:
                 continue
@@ -315,10 +316,10 @@ def show_entries(report: dict[str, Any], bench: Bench) -> None:
             fastest = row["time"] if ours else row["library"]
             if row["default"] is not None and row["default"] <= 1.03 * fastest:
                 continue
-            key: tuple[Any, ...] = (bench.arch, row["outputs"], row["inputs"], row["rows"])
+            key: tuple[Any, ...] = (row["outputs"], row["inputs"], row["rows"])
             key = (*key, row["gated"]) if part == "fused" else key
             value = f"Tiles{tuple(row['best'])}" if ours else "None"
-            print(f"    {key}: {value},".replace("'", '"'))
+            print(f"        {key}: {value},")
 
 
 if __name__ == "__main__":

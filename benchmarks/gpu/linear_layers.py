@@ -24,12 +24,13 @@ from windlass.backend import (
     MLPWeights,
     PackedWeight,
 )
+from windlass.backend.triton.launch_arguments import LaunchArguments
+from windlass.backend.triton.layers import fuse_layers
+from windlass.backend.triton.linear import TritonWeight
 from windlass.layers.decoder_layer import DecoderLayer
-from windlass_cuda import layers as fused_layers
-from windlass_cuda import linear_tuning
 from windlass_cuda.backend import CudaBackend
-from windlass_cuda.linear import GpuWeight
 from windlass_cuda.plugin import SPEC, windlass_op_providers
+from windlass_cuda.tuning import CudaTuning
 
 CONTEXT = 512
 HEAD_DIM = 128
@@ -58,13 +59,21 @@ SHAPES = (
 Pack = Callable[[torch.Tensor], PackedWeight]
 
 
-def measure_layers(arch: str) -> list[dict[str, Any]]:
-    """Microseconds of a step through all layers, by shape, tokens and way; printed too."""
-    providers = windlass_op_providers("cuda", arch)
-    backend = CudaBackend(SPEC, BackendConfig(), arch=arch, op_providers=providers)
+class WithoutOverlap(CudaTuning):
+    """Kernels that wait for the one before them."""
 
-    def ours(weight: torch.Tensor) -> GpuWeight:
-        return GpuWeight(weight, arch)
+    def launch_arguments(self) -> LaunchArguments:
+        """None."""
+        return {}
+
+
+def measure_layers(tuning: CudaTuning) -> list[dict[str, Any]]:
+    """Microseconds of a step through all layers, by shape, tokens and way; printed too."""
+    providers = windlass_op_providers("cuda", tuning.arch)
+    backend = CudaBackend(SPEC, BackendConfig(), arch=tuning.arch, op_providers=providers)
+
+    def ours(weight: torch.Tensor) -> TritonWeight:
+        return TritonWeight(weight, tuning)
 
     found = []
     for shape in SHAPES:
@@ -74,11 +83,11 @@ def measure_layers(arch: str) -> list[dict[str, Any]]:
             ways: dict[str, Callable[[], LayersFunction | None]] = {
                 "ops, library": lambda dense=dense: by_ops(dense, backend),
                 "ops, ours": lambda packed=packed: by_ops(packed, backend),
-                "fused": lambda packed=packed: fused_layers.fuse_layers(
-                    packed, by_ops(packed, backend), backend.ops, arch
+                "fused": lambda packed=packed: fuse_layers(
+                    packed, by_ops(packed, backend), backend.ops, tuning
                 ),
                 "fused, linears without overlap": lambda packed=packed: without_overlap(
-                    packed, backend, arch
+                    packed, backend, tuning
                 ),
             }
             found += compare(shape, tokens, ways, context)
@@ -197,30 +206,23 @@ def by_ops(parts: list[LayerParts], backend: CudaBackend) -> LayersFunction:
 
 
 def without_overlap(
-    parts: list[LayerParts], backend: CudaBackend, arch: str
+    parts: list[LayerParts], backend: CudaBackend, tuning: CudaTuning
 ) -> LayersFunction | None:
     """The fused layers with tiles that wait for the kernel before them."""
-    overlap, linear_tuning.overlap = linear_tuning.overlap, lambda arch: {}
-    try:
-        linear_tuning.linear_config.cache_clear()
-        linear_tuning.fused_config.cache_clear()
+    waiting = WithoutOverlap(tuning.arch, tuning.units)
 
-        def again(linear: Linear) -> Linear:
-            assert isinstance(linear.weight, GpuWeight)
-            return Linear(GpuWeight(linear.weight.weight, arch), linear.bias)
+    def again(linear: Linear) -> Linear:
+        assert isinstance(linear.weight, TritonWeight)
+        return Linear(TritonWeight(linear.weight.weight, waiting), linear.bias)
 
-        copied = []
-        for part in parts:
-            weights = part.weights
-            assert isinstance(weights.mlp, MLPWeights)
-            mlp = MLPWeights(gate_up=again(weights.mlp.gate_up), down=again(weights.mlp.down))
-            weights = replace(weights, qkv=again(weights.qkv), o=again(weights.o), mlp=mlp)
-            copied.append(replace(part, weights=weights))
-        return fused_layers.fuse_layers(copied, by_ops(copied, backend), backend.ops, arch)
-    finally:
-        linear_tuning.overlap = overlap
-        linear_tuning.linear_config.cache_clear()
-        linear_tuning.fused_config.cache_clear()
+    copied = []
+    for part in parts:
+        weights = part.weights
+        assert isinstance(weights.mlp, MLPWeights)
+        mlp = MLPWeights(gate_up=again(weights.mlp.gate_up), down=again(weights.mlp.down))
+        weights = replace(weights, qkv=again(weights.qkv), o=again(weights.o), mlp=mlp)
+        copied.append(replace(part, weights=weights))
+    return fuse_layers(copied, by_ops(copied, backend), backend.ops, waiting)
 
 
 def measure(

@@ -10,9 +10,9 @@ from multiprocessing import get_context
 
 import torch
 
+from windlass.backend.triton.linear_tiles import Tiles
 from windlass.kernels.triton.fused_linear import LinearConfig, Norm, fused_linear
 from windlass.kernels.triton.skinny_linear import skinny_linear, split_counters
-from windlass_cuda.linear_tuning import Tiles
 from windlass_cuda.overlap import overlap
 
 EPS = 1e-6

@@ -24,10 +24,12 @@ import torch
 import torch.nn.functional as F
 
 from windlass.backend import Quantization
+from windlass.backend.triton.quantized import RoundedWeight
+from windlass.backend.triton.quantized_tiles import MAX_SPLIT_TILES, QuantizedTile, config_of
 from windlass.kernels import QuantizedWeight
 from windlass.kernels.triton.quantized_linear import QuantizedConfig, pack, quantized_linear
-from windlass_cuda.quantized import RoundedWeight
-from windlass_cuda.quantized_tuning import MAX_SPLIT_TILES, Tile, choose, config_of
+from windlass_cuda.device import tuning_of
+from windlass_cuda.tuning import CudaTuning
 
 FORMATS: tuple[Quantization, ...] = ("int8", "int4", "fp8")
 SHAPES = {
@@ -56,21 +58,21 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     args = parser.parse_args()
     properties = torch.cuda.get_device_properties(0)
-    chip = (f"sm_{properties.major}{properties.minor}", properties.multi_processor_count)
+    tuning = tuning_of(0)
     started = time.monotonic()
     bandwidth = copy_bandwidth()
     print(f"{properties.name}: copies at {bandwidth / 1e12:.2f} TB/s", flush=True)
-    compile_all(chip, args.workers)
+    compile_all(tuning, args.workers)
     print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
-    checked = [quantization for quantization in FORMATS if is_right(quantization, chip)]
+    checked = [quantization for quantization in FORMATS if is_right(quantization, tuning)]
     results: list[dict[str, Any]] = []
     for name in args.shapes:
         exact = {rows: time_exact(*SHAPES[name], rows) for rows in ROWS}
         for quantization in checked:
-            weights = packed_weights(*SHAPES[name], quantization)
+            weights = packed_weights(*SHAPES[name], quantization, tuning)
             for rows in ROWS:
                 quick = time.monotonic() - started > args.seconds
-                result = measure(name, quantization, rows, weights, chip, quick=quick)
+                result = measure(name, quantization, rows, weights, tuning, quick=quick)
                 floor = result.pop("bytes") / bandwidth
                 result |= {"bf16_us": exact[rows], "floor_us": floor * 1e6}
                 results.append(result)
@@ -81,32 +83,39 @@ def main() -> None:
         Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
 
 
-def candidates(rows: int) -> list[Tile]:
+def candidates(rows: int) -> list[QuantizedTile]:
     most = next((most for most in CANDIDATES if rows <= most), max(CANDIDATES))
     return [
-        Tile(most, *tile, programs)
+        QuantizedTile(most, *tile, programs)
         for tile in CANDIDATES[most]
         for programs in (PROGRAMS if rows <= 64 else (1, 2))
     ]
 
 
-def compile_all(chip: tuple[str, int], workers: int) -> None:
+def tile_config(
+    tile: QuantizedTile, tuning: CudaTuning, rows: int, channels: int, inputs: int
+) -> QuantizedConfig:
+    arguments, unpack = tuning.launch_arguments(), tuning.unpack
+    return config_of(tile, tuning.units, rows, channels, inputs, arguments, unpack)
+
+
+def compile_all(tuning: CudaTuning, workers: int) -> None:
     """Fill Triton's cache on disk; a tile that fails says so, here and when it is measured."""
     tiles = {tile._replace(programs=1) for rows in ROWS for tile in candidates(rows)}
-    tasks = [(quantization, tile, *chip) for quantization in FORMATS for tile in sorted(tiles)]
+    tasks = [(quantization, tile, tuning) for quantization in FORMATS for tile in sorted(tiles)]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for problem in pool.map(compile_one, tasks, chunksize=2):
             if problem:
                 print(problem, flush=True)
 
 
-def compile_one(task: tuple[Quantization, Tile, str, int]) -> str:
-    quantization, tile, arch, multiprocessors = task
+def compile_one(task: tuple[Quantization, QuantizedTile, CudaTuning]) -> str:
+    quantization, tile, tuning = task
     try:
         weight = pack(torch.randn(1024, 4096, device="cuda"), quantization)
         x = torch.randn(min(tile.rows, 64), 4096, device="cuda", dtype=torch.bfloat16)
         for splits in (1, 2):
-            config = config_of(tile, arch, multiprocessors, len(x), 1024, 4096)
+            config = tile_config(tile, tuning, len(x), 1024, 4096)
             run(x, weight, quantization, replace(config, splits=splits))
         torch.cuda.synchronize()
     except Exception as error:  # noqa: BLE001 - one tile that does not work stops no other
@@ -128,7 +137,7 @@ def run(
     return out
 
 
-def is_right(quantization: Quantization, chip: tuple[str, int]) -> bool:
+def is_right(quantization: Quantization, tuning: CudaTuning) -> bool:
     """Whether the tiles in use give the reference's product, for odd sizes and every row count."""
     torch.manual_seed(0)
     worst = 0.0
@@ -136,7 +145,7 @@ def is_right(quantization: Quantization, chip: tuple[str, int]) -> bool:
         for channels, inputs in ((1000, 1088), (4096, 4096)):
             weight = torch.randn(channels, inputs, device="cuda", dtype=torch.bfloat16)
             values = QuantizedWeight(weight, quantization).values()
-            packed = RoundedWeight(weight, quantization, *chip)
+            packed = RoundedWeight(weight, quantization, tuning)
             for rows in (*ROWS, 3, 32, 33, 300):
                 x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
                 wanted = x.double() @ values.double().T
@@ -151,10 +160,10 @@ def is_right(quantization: Quantization, chip: tuple[str, int]) -> bool:
 
 
 def packed_weights(
-    channels: int, inputs: int, quantization: Quantization
+    channels: int, inputs: int, quantization: Quantization, tuning: CudaTuning
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     weight = torch.randn(channels, inputs, device="cuda", dtype=torch.bfloat16) / 64
-    numbers, scales = RoundedWeight(weight, quantization, "sm_90", 132).packed
+    numbers, scales = RoundedWeight(weight, quantization, tuning).packed
     copies = 1 + int(CACHE_BYTES / numbers.nbytes)
     return [(numbers.clone(), scales.clone()) for _ in range(copies)]
 
@@ -164,7 +173,7 @@ def measure(
     quantization: Quantization,
     rows: int,
     weights: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    chip: tuple[str, int],
+    tuning: CudaTuning,
     *,
     quick: bool,
 ) -> dict[str, Any]:
@@ -176,11 +185,11 @@ def measure(
     def timed(config: QuantizedConfig) -> float:
         return microseconds([partial(run, x, w, quantization, config, counters) for w in weights])
 
-    in_use = timed(choose(*chip, quantization, rows, channels, inputs))
+    in_use = timed(tuning.quantized_config(quantization, rows, channels, inputs))
     tried: dict[str, float] = {}
     seen: dict[Any, str] = {}
     for tile in [] if quick else candidates(rows):
-        config = config_of(tile, *chip, rows, channels, inputs)
+        config = tile_config(tile, tuning, rows, channels, inputs)
         key = (*tile[:4], config.splits)
         if key in seen:
             tried[repr(tile)] = tried[seen[key]]

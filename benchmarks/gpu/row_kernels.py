@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from windlass.backend import HeadNorm, KVLayout, KVPool, KVSpec
+from windlass.backend.triton.ops import TritonOps
 from windlass.kernels import REFERENCES
 from windlass.kernels.triton import rope as rotary
 from windlass.kernels.triton.write_kv import write_kv
-from windlass_cuda import ops, row_tuning
+from windlass_cuda.device import tuning_of
 
 TOKENS = (1, 8, 64, 256, 8192)
 HIDDEN = (1024, 4096)
@@ -152,22 +153,23 @@ def copy_bandwidth() -> float:
 
 
 def cases() -> Iterator[Case]:
+    ops = TritonOps(tuning_of())
     for tokens in TOKENS:
         for hidden in HIDDEN:
-            yield from hidden_cases(tokens, hidden)
-        yield from head_cases(tokens)
+            yield from hidden_cases(ops, tokens, hidden)
+        yield from head_cases(ops, tokens)
     for rows in ROWS:
-        yield begin_case(rows)
+        yield begin_case(ops, rows)
         for vocab_size in VOCABULARY:
-            yield from choosing_cases(rows, vocab_size)
-            yield from adjusting_cases(rows, vocab_size)
+            yield from choosing_cases(ops, rows, vocab_size)
+            yield from adjusting_cases(ops, rows, vocab_size)
 
 
 def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device=DEVICE, dtype=torch.bfloat16)
 
 
-def hidden_cases(tokens: int, hidden: int) -> Iterator[Case]:
+def hidden_cases(ops: TritonOps, tokens: int, hidden: int) -> Iterator[Case]:
     x, residual, weight = normal(tokens, hidden), normal(tokens, hidden), normal(hidden)
     gate_up = normal(tokens, 2 * 4 * hidden)
     shape, nbytes = f"{tokens} x {hidden}", x.nbytes
@@ -194,13 +196,13 @@ def hidden_cases(tokens: int, hidden: int) -> Iterator[Case]:
     )
 
 
-def head_cases(tokens: int) -> Iterator[Case]:
+def head_cases(ops: TritonOps, tokens: int) -> Iterator[Case]:
     qkv = normal(tokens, HEADS + 2 * KV_HEADS, HEAD_DIM)
     query, key, value = qkv.split_with_sizes([HEADS, KV_HEADS, KV_HEADS], dim=1)
     positions = torch.arange(tokens, device=DEVICE)
     cos_sin = torch.rand(tokens + 1, HEAD_DIM, device=DEVICE)
     norm = HeadNorm(normal(HEAD_DIM), normal(HEAD_DIM), 1e-6)
-    config = row_tuning.head_config(ops.device_arch(), HEAD_DIM, tokens)
+    config = tuning_of().head_config(HEAD_DIM, tokens)
     shape = f"{tokens} x {HEADS}/{KV_HEADS} x {HEAD_DIM}"
     yield Case(
         "rope",
@@ -240,7 +242,7 @@ def head_cases(tokens: int) -> Iterator[Case]:
         )
 
 
-def begin_case(rows: int, columns: int = 512) -> Case:
+def begin_case(ops: TritonOps, rows: int, columns: int = 512) -> Case:
     table = torch.zeros(rows + 1, columns, dtype=torch.int32, device=DEVICE)
     last_token, position = torch.zeros(2, rows + 1, dtype=torch.int64, device=DEVICE)
     index = torch.full((rows,), rows, dtype=torch.int32, device=DEVICE)
@@ -264,7 +266,7 @@ PARAMETERS = {
 }
 
 
-def choosing_cases(rows: int, vocab_size: int) -> Iterator[Case]:
+def choosing_cases(ops: TritonOps, rows: int, vocab_size: int) -> Iterator[Case]:
     logits = torch.randn(rows, vocab_size, device=DEVICE) * 3
     index = torch.arange(rows, device=DEVICE)
     last_token = torch.zeros(rows + 1, dtype=torch.int64, device=DEVICE)
@@ -289,7 +291,7 @@ def choosing_cases(rows: int, vocab_size: int) -> Iterator[Case]:
         )
 
 
-def adjusting_cases(rows: int, vocab_size: int) -> Iterator[Case]:
+def adjusting_cases(ops: TritonOps, rows: int, vocab_size: int) -> Iterator[Case]:
     logits = torch.randn(rows, vocab_size, device=DEVICE) * 3
     tokens = torch.zeros(rows, dtype=torch.int64, device=DEVICE)
     shape = f"{rows} x {vocab_size}"
