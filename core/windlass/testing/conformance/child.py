@@ -40,7 +40,7 @@ _CASES = {
 _WITHOUT_DEVICE = ("L0", "L7")
 """Levels of the plugin itself, which need no device; the others stop where the probe finds none."""
 
-_MAY_BE_ABSENT = ("L5", "L6", "L7", "L8")
+_MAY_BE_ABSENT = ("L5", "L7", "L8")
 """Levels without any case prove nothing for a backend that has nothing of theirs."""
 
 
@@ -134,7 +134,8 @@ def _cases(request: dict[str, Any], source: PluginSource, answers: IO[bytes]) ->
     if level == "L4":
         return cases(partial(make_backend, name, plugin), Path(request["folder"]))
     if level == "L6":
-        return cases(name, plugin)
+        found = examine(source.name, source.load).availability
+        return cases(name, plugin, len(found.devices))
     backend = make_backend(name, plugin, BackendConfig())
     if backend.runs_models:
         raise Absent("the backend runs models itself: it has no device, ops or attention to prove")

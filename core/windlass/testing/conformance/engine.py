@@ -167,6 +167,7 @@ def _batch(model: _Model, dtype: torch.dtype, *, enforce_eager: bool = False) ->
     requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3, prompt_logprobs=1)
     with model.engine(dtype, enforce_eager=enforce_eager) as (core, _):
         said = run_requests(core, requests)
+        core.reset_prefix_cache()
         # Without log-probabilities a backend may choose tokens where it computes logits.
         bare = greedy_requests(prompts, max_tokens=_NUM_TOKENS, prefix="bare", logprobs=None)
         said |= run_requests(core, bare)
