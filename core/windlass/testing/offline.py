@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from windlass.errors import PluginError
 from windlass.kernels.triton.launch import KernelSpec
 
 Target = tuple[str, int | str, int]
@@ -94,6 +95,18 @@ class OfflineKernels(ABC):
         return found
 
 
+def offline_kernels(offline: str) -> OfflineKernels:
+    """What `BackendSpec.offline` ("module:attribute") names.
+
+    Raises:
+        PluginError: it is no `OfflineKernels`.
+    """
+    kernels = _resolve(offline)
+    if not isinstance(kernels, OfflineKernels):
+        raise PluginError(f"{offline} is no OfflineKernels, but {type(kernels).__name__}")
+    return kernels
+
+
 def compile_kernels(
     offline: str, arch: str, *, specs: str = "specs", timeout: float = 600.0
 ) -> list[CompiledKernel]:
@@ -101,10 +114,9 @@ def compile_kernels(
 
     `specs` is the method that gives them. Errors as of `compile_offline`.
     """
-    kernels: OfflineKernels = _resolve(offline)
     return compile_offline(
         f"{offline}.{specs}",
-        kernels.target(arch),
+        offline_kernels(offline).target(arch),
         inspect=f"{offline}.inspect",
         arguments=[arch],
         timeout=timeout,
