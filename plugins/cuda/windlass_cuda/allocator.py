@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
-from windlass.backend import Capabilities, Profile, TorchAllocator
+from windlass.backend import Capabilities
+from windlass.backend.accelerator_allocator import AcceleratorAllocator
 from windlass.errors import OutOfMemoryError
 from windlass_cuda.device import CudaDevice
-
-_GRAPHS = 512 << 20
-"""Bytes kept for the code and parameters of captured graphs, some 40 of a few hundred kernels."""
 
 _OWN_REGISTRATION = 1 << 20
 """From this size page-locked memory is registered exactly: torch's pool rounds up to powers of 2.
 """
 
 
-class CudaAllocator(TorchAllocator):
+class CudaAllocator(AcceleratorAllocator):
     """Sizes the KV cache by running the largest step; the cache is one region at one address.
 
     Activations come from torch's allocator in expandable segments: a step of new sizes grows a
@@ -30,17 +26,6 @@ class CudaAllocator(TorchAllocator):
     def __init__(self, device: CudaDevice, capabilities: Capabilities) -> None:
         super().__init__(device, capabilities)
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-
-    def measure(
-        self, step: Callable[[], None], *, weights: int, activation_estimate: int
-    ) -> Profile:
-        """The measured peak, and what graphs of decode steps will take beside it.
-
-        The graphs' own pool holds the tensors of the largest decode step, whose logits dominate;
-        a quarter of the estimate for the largest step is more.
-        """
-        profile = super().measure(step, weights=weights, activation_estimate=activation_estimate)
-        return replace(profile, graph_estimate=_GRAPHS + activation_estimate // 4)
 
     def host(self, nbytes: int, *, pinned: bool = False) -> torch.Tensor:
         """Zero-filled host memory; page-locked in whole, registered with the driver when large.

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 
 from windlass.backend.triton.kernel_specs import kernel_specs
@@ -46,7 +47,7 @@ class CudaKernels(OfflineKernels):
 
     def fp8_cache_specs(self, arch: str) -> list[KernelSpec]:
         """Kernels that write an fp8 cache, which chips without fp8 must refuse."""
-        return fp8_cache_specs(CudaTuning(arch, _MULTIPROCESSORS))
+        return fp8_cache_specs(CudaTuning(arch, _MULTIPROCESSORS), torch.float8_e4m3fn)
 
     def shared_limit(self, arch: str) -> int:
         """What a block may take, with an opt-in above 48 KiB, which Triton does."""

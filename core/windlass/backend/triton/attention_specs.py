@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from windlass.backend.triton.row_specs import FP8_TYPES
 from windlass.backend.triton.tuning import TritonTuning
 from windlass.kernels.triton.attention_tile import padded_channels
 from windlass.kernels.triton.decode_plan import plan_decode_kernel
@@ -17,7 +18,7 @@ from windlass.kernels.triton.paged_prefill import paged_prefill_kernel, prefill_
 
 _NUM_KV_HEADS = 8
 _BLOCK_SIZE = 64
-_TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float8_e4m3fn: "fp8e4nv"}
+_TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", **FP8_TYPES}
 
 
 def attention_kernel_specs(tuning: TritonTuning) -> list[KernelSpec]:
@@ -60,8 +61,8 @@ def _uses(tuning: TritonTuning) -> Iterator[tuple[torch.dtype, torch.dtype, int,
     yield half, half, 96, 1
     yield half, half, 128, 5
     yield torch.float32, torch.float32, 64, 2
-    if tuning.supports_kv(torch.float8_e4m3fn):
-        yield half, torch.float8_e4m3fn, 128, 4
+    for dtype in filter(tuning.supports_kv, FP8_TYPES):
+        yield half, dtype, 128, 4
     yield half, half, 256, 4
 
 

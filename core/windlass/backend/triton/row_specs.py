@@ -23,15 +23,19 @@ from windlass.kernels.triton import (
 from windlass.kernels.triton import rope as rotary
 from windlass.kernels.triton.launch import KernelSpec, LaunchConfig
 
+FP8_TYPES = {torch.float8_e4m3fn: "fp8e4nv", torch.float8_e4m3fnuz: "fp8e4b8"}
+"""Triton's names of the formats of an fp8 cache."""
+
 
 def row_kernel_specs(tuning: TritonTuning) -> list[KernelSpec]:
     """Norms, activation, rotation, a decode step's begin and end, penalties, log-probabilities."""
     return [*_row_ops(tuning), *_rotations(tuning), *_sampling(tuning)]
 
 
-def fp8_cache_specs(tuning: TritonTuning) -> list[KernelSpec]:
-    """Kernels that write an fp8 cache, whether the chip has fp8 or not."""
-    return [_cache_writes(tuning, "fp8e4nv")[0], _rotation(tuning, "fp8e4nv", 128, 0, norm=True)]
+def fp8_cache_specs(tuning: TritonTuning, dtype: torch.dtype) -> list[KernelSpec]:
+    """Kernels that write an fp8 cache of `dtype`, whether the chip has that format or not."""
+    name = FP8_TYPES[dtype]
+    return [_cache_writes(tuning, name)[0], _rotation(tuning, name, 128, 0, norm=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,8 @@ def _rotations(tuning: TritonTuning) -> Iterator[KernelSpec]:
     yield _rotation(tuning, "bf16", 128, 0, norm=True)
     yield _rotation(tuning, "bf16", 96, 48, norm=False)
     yield from _cache_writes(tuning, "bf16")
-    if tuning.supports_kv(torch.float8_e4m3fn):
-        yield from fp8_cache_specs(tuning)
+    for dtype in filter(tuning.supports_kv, FP8_TYPES):
+        yield from fp8_cache_specs(tuning, dtype)
     config = tuning.head_config(128, 1)
     yield _spec(
         "rope",
