@@ -46,7 +46,8 @@ class Capabilities:
     `preferred_token_budget` is the default of `max_num_batched_tokens`: enough tokens in a step to
     keep the device busy. `memory_utilization` is the default share of memory that weights and KV
     cache may use; `default_kv_cache_bytes` (0: none) bounds the KV cache of a user who asked for no
-    share, but never below one sequence of full length.
+    share, but never below one sequence of full length. `fp8_dtype` is what a KV cache holds when it
+    is asked for as "fp8": the e4m3 format that the device converts.
     """
 
     dtypes: tuple[torch.dtype, ...] = (torch.float32,)
@@ -59,6 +60,7 @@ class Capabilities:
     memory_statistics: Literal["exact", "coarse", "none"] = "none"
     memory_utilization: float = 0.9
     default_kv_cache_bytes: int = 0
+    fp8_dtype: torch.dtype = torch.float8_e4m3fn
     unified_memory: bool = False
     pinned_host: bool = False
     asynchronous: bool = False

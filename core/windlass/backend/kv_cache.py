@@ -17,8 +17,8 @@ SCALE_DTYPE = torch.float32
 class KVSpec:
     """What one layer stores per token: `num_kv_heads` keys and values of `head_dim` numbers.
 
-    `dtype` is the model's, or `torch.float8_e4m3fn`, or `torch.int8`, to which belongs a float32
-    scale for each token and head: `windlass.kernels.kv_quantization`.
+    `dtype` is the model's, or fp8 (`Capabilities.fp8_dtype`), or `torch.int8`, to which belongs a
+    float32 scale for each token and head: `windlass.kernels.kv_quantization`.
     """
 
     num_kv_heads: int

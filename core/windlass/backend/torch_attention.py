@@ -11,7 +11,7 @@ from windlass.backend.attention import Attention, AttentionBatch, AttentionParam
 from windlass.backend.capabilities import SUPPORTED, GraphSupport, Support
 from windlass.backend.kv_cache import KVLayout, KVPool, KVSpec
 from windlass.kernels.attention import attend, visible
-from windlass.kernels.kv_quantization import FP8, indexable, quantize_kv, take_blocks
+from windlass.kernels.kv_quantization import FP8_LARGEST, indexable, quantize_kv, take_blocks
 
 _GATHER_BYTES = 128 << 20
 _SCORE_NUMBERS = 16 << 20
@@ -53,7 +53,7 @@ class TorchAttention(Attention):
         graph: GraphSupport = GraphSupport.NONE,
     ) -> Support:
         """Everything, over a cache of the model's dtype, int8 or fp8."""
-        if spec.dtype in (torch.int8, FP8):
+        if spec.dtype == torch.int8 or spec.dtype in FP8_LARGEST:
             return SUPPORTED
         return super().supports(spec, layout, dtype, params, graph)
 

@@ -13,7 +13,6 @@ from windlass.errors import ConfigError, UnsupportedError
 from windlass.executor.profile_step import run_largest_step
 from windlass.loader import LoadedModel
 
-_QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 _SYNONYMS = {"fp8_e4m3": "fp8"}
 
 
@@ -38,7 +37,7 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
     spec = KVSpec(
         num_kv_heads=decoder.num_kv_heads,
         head_dim=decoder.head_dim,
-        dtype=_QUANTIZED.get(dtype, loaded.dtype),
+        dtype=_quantized(backend).get(dtype, loaded.dtype),
     )
     layout = choose_layout(backend, spec, config.cache.block_size)
     _check_attention(backend, loaded, spec, layout)
@@ -59,6 +58,11 @@ def allocate_kv_cache(config: EngineConfig, backend: Backend, loaded: LoadedMode
     buffer = backend.allocator.reserve(num_blocks * block_bytes, align=layout.align, tag="kv_cache")
     pool = KVPool.carve(buffer, spec, layout, decoder.num_layers, num_blocks)
     return KVCache(pool, dtype, max_model_len)
+
+
+def _quantized(backend: Backend) -> dict[str, torch.dtype]:
+    """What a cache of each name holds on this backend."""
+    return {"int8": torch.int8, "fp8": backend.capabilities.fp8_dtype}
 
 
 def choose_layout(backend: Backend, spec: KVSpec, block_size: int | None) -> KVLayout:
@@ -88,7 +92,7 @@ def _check_attention(backend: Backend, loaded: LoadedModel, spec: KVSpec, layout
     plain = replace(spec, dtype=loaded.dtype)
     if spec.dtype is loaded.dtype or _refusal(backend, loaded, plain, layout):
         raise UnsupportedError(f"attention of backend {backend.spec.name!r} cannot run {refusal}")
-    names = {dtype: name for name, dtype in _QUANTIZED.items()}
+    names = {dtype: name for name, dtype in _quantized(backend).items()}
     others = [
         name
         for dtype, name in names.items()

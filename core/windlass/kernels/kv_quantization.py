@@ -2,7 +2,7 @@
 
 Scales are measured as tokens are written, so nothing is calibrated and what is stored of a token
 never depends on another one. fp8 has none: its exponent covers what keys and values reach, and
-what is beyond 448 becomes 448.
+what is beyond the largest number becomes that: 448, or 240 in the format without -0 ("fnuz").
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 
 FP8 = torch.float8_e4m3fn
+FP8_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float8_e4m3fnuz: 240.0}
+"""The formats of an fp8 cache, and the largest number of each."""
 
 _INT8_LARGEST = 127.0
-_FP8_LARGEST = 448.0
 _SMALLEST_MAGNITUDE = 1e-35
 
 
@@ -31,8 +32,9 @@ def quantize_kv(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torc
         # A number that is not finite shows in the scale, whatever it is rounded to here.
         rounded = (numbers * inverse[..., None]).round().nan_to_num(0.0)
         return rounded.to(torch.int8), magnitude / largest
-    if dtype == FP8:
-        return x.float().clamp(-_FP8_LARGEST, _FP8_LARGEST).to(FP8), None
+    if dtype in FP8_LARGEST:
+        most = FP8_LARGEST[dtype]
+        return x.float().clamp(-most, most).to(dtype), None
     return x.to(dtype), None
 
 
@@ -47,7 +49,7 @@ def dequantize_kv(
 
 def indexable(stored: torch.Tensor) -> torch.Tensor:
     """A view that every torch can index: of fp8 the bytes."""
-    return stored.view(torch.uint8) if stored.dtype == FP8 else stored
+    return stored.view(torch.uint8) if stored.dtype in FP8_LARGEST else stored
 
 
 def take_blocks(

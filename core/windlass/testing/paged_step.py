@@ -91,8 +91,7 @@ def build_step(
     counts = [-(-length // size) for length in seq_lens]
     num_blocks = sum(counts) + 1
     nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
-    # Every byte 255: NaN in each float format.
-    buffer = torch.full((nbytes,), 255, dtype=torch.uint8, device=device)
+    buffer = torch.full((nbytes,), nan_byte(spec.dtype), dtype=torch.uint8, device=device)
     pool = KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
     table = _permuted_tables(counts, num_blocks, generator).to(device)
     keys, values = [], []
@@ -117,6 +116,14 @@ def build_step(
         seq_lens_cpu=seq_lens,
     )
     return PagedStep(pool, batch, normal(cu_seqlens[-1], num_heads, head_dim), keys, values)
+
+
+def nan_byte(dtype: torch.dtype) -> int:
+    """The byte of which numbers of `dtype` that are NaN can be made: 255 but in one format.
+
+    float8_e4m3fnuz has one NaN, in the place of -0.
+    """
+    return 128 if dtype == torch.float8_e4m3fnuz else 255
 
 
 def _permuted_tables(

@@ -100,6 +100,16 @@ def test_a_quantized_cache_holds_more_tokens(
     assert f"{bytes_per_token} bytes a token" in caplog.text
 
 
+def test_the_backend_says_which_fp8_it_has(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_negative_zero = replace(torch_backend._HOST, fp8_dtype=torch.float8_e4m3fnuz)
+    monkeypatch.setattr(torch_backend, "_HOST", without_negative_zero)
+    cache = allocate(model_folder, free=1 << 32, dtype="fp8")
+    assert cache.dtype == "fp8"
+    assert cache.pool.spec.dtype == torch.float8_e4m3fnuz
+
+
 def test_a_format_that_attention_does_not_have_is_refused(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

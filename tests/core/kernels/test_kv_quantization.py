@@ -5,7 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.kernels.kv_quantization import FP8, dequantize_kv, quantize_kv, take_blocks
+from windlass.kernels.kv_quantization import (
+    FP8_LARGEST,
+    dequantize_kv,
+    quantize_kv,
+    take_blocks,
+)
 
 
 @given(exponent=st.integers(-60, 60), seed=st.integers(0, 1000))
@@ -19,13 +24,17 @@ def test_int8_is_off_by_half_a_scale_whatever_the_magnitude(exponent: int, seed:
     assert (error <= 0.5001 * scales[..., None]).all()
 
 
-def test_fp8_is_off_by_a_sixteenth_and_stops_at_448() -> None:
+@pytest.mark.parametrize(("dtype", "largest"), FP8_LARGEST.items())
+def test_fp8_is_off_by_a_sixteenth_and_stops_at_its_largest(
+    dtype: torch.dtype, largest: float
+) -> None:
+    assert largest == torch.finfo(dtype).max
     x = torch.randn(7, 3, 64).clamp(min=2.0**-6) * torch.tensor([1.0, -1.0]).repeat(32)
-    stored, scales = quantize_kv(x, FP8)
+    stored, scales = quantize_kv(x, dtype)
     assert scales is None
     assert ((dequantize_kv(stored, None, torch.float32) - x).abs() <= x.abs() / 16).all()
-    beyond, _ = quantize_kv(torch.tensor([1e9, -torch.inf]), FP8)
-    assert beyond.float().tolist() == [448.0, -448.0]
+    beyond, _ = quantize_kv(torch.tensor([1e9, -torch.inf]), dtype)
+    assert beyond.float().tolist() == [largest, -largest]
 
 
 def test_a_head_of_zeros_stays_one() -> None:
@@ -33,7 +42,7 @@ def test_a_head_of_zeros_stays_one() -> None:
     assert torch.equal(dequantize_kv(stored, scales, torch.float32), torch.zeros(2, 8))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, FP8])
+@pytest.mark.parametrize("dtype", [torch.int8, *FP8_LARGEST])
 def test_what_is_not_a_number_stays_so(dtype: torch.dtype) -> None:
     stored, scales = quantize_kv(torch.tensor([[1.0, torch.nan], [1.0, 2.0]]), dtype)
     back = dequantize_kv(stored, scales, torch.float32)
@@ -48,7 +57,7 @@ def test_a_plain_cache_is_only_converted() -> None:
     assert torch.equal(stored, x.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, FP8, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.int8, *FP8_LARGEST, torch.float16])
 def test_blocks_are_taken_with_their_scales(dtype: torch.dtype) -> None:
     cache, scales = quantize_kv(torch.randn(5, 4, 2, 8), dtype)
     blocks = torch.tensor([3, 1])

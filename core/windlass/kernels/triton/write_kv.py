@@ -41,11 +41,13 @@ def store_part(
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Store what `load_part` loads, in the dtype of `pointer`; fp8 saturates at 448."""
+    """Store what `load_part` loads, in the dtype of `pointer`; fp8 saturates at its largest."""
     channel = tl.arange(0, BLOCK)
     mask = valid[:, None] & (channel < SIZE)[None, :]
     if pointer.dtype.element_ty == tl.float8e4nv:
         part = tl.clamp(part, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    elif pointer.dtype.element_ty == tl.float8e4b8:
+        part = tl.clamp(part, -240.0, 240.0, propagate_nan=tl.PropagateNan.ALL)
     part = part.to(pointer.dtype.element_ty)
     tl.store(pointer + offsets[:, None] + (start + channel)[None, :], part, mask=mask)
 

@@ -9,7 +9,6 @@ from functools import partial
 import torch
 
 from windlass.backend import AttentionParams, Backend, KVLayout, KVSpec
-from windlass.kernels.kv_quantization import FP8
 from windlass.testing.conformance.cases import Case, Skipped, expect
 from windlass.testing.conformance.compare import close, short
 from windlass.testing.conformance.kv_blocks import kv_cases
@@ -72,7 +71,7 @@ def _shapes(backend: Backend) -> Iterator[Shape]:
     # Sizes are tried with as much as the backend has, so that none goes untried for want of sinks.
     richest = "all" if VARIANTS["all"].keys() <= backend.capabilities.attention else "plain"
     for dtype in backend.capabilities.dtypes:
-        for kv_dtype in (dtype, torch.int8, FP8):
+        for kv_dtype in (dtype, torch.int8, backend.capabilities.fp8_dtype):
             whole = kv_dtype is dtype
             for step in STEPS:
                 for heads in HEADS if whole else ("GQA", "group of 7"):

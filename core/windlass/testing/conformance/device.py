@@ -37,7 +37,7 @@ def device_cases(backend: Backend) -> list[Case]:
         Case(f"reservation is aligned to {align}", partial(_aligned, backend, align))
         for align in (64, 256, 4096)
     ]
-    for dtype in (*backend.capabilities.dtypes, torch.int8, torch.float8_e4m3fn):
+    for dtype in (*backend.capabilities.dtypes, torch.int8, backend.capabilities.fp8_dtype):
         name = str(dtype).removeprefix("torch.")
         cases += [
             Case(f"copy_blocks {name}", partial(_copy_blocks, backend, dtype)),

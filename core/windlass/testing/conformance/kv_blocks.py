@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from windlass.backend import Attention, AttentionParams, Backend, HeadNorm, KVPool, KVSpec
-from windlass.kernels.kv_quantization import FP8, indexable, quantize_kv
+from windlass.kernels.kv_quantization import indexable, quantize_kv
 from windlass.testing.conformance.cases import Skipped, expect
 from windlass.testing.conformance.compare import close, short
 
@@ -21,7 +21,7 @@ _FILL = 3
 def kv_cases(backend: Backend) -> Iterator[tuple[str, Callable[[], None]]]:
     """(name, check) of every case of a cache's contents."""
     for dtype in backend.capabilities.dtypes:
-        for kv_dtype in (dtype, torch.int8, FP8):
+        for kv_dtype in (dtype, torch.int8, backend.capabilities.fp8_dtype):
             cache = "" if kv_dtype is dtype else f" over {short(kv_dtype)}"
             for name, check in (
                 ("write_kv writes its slots and no other", _write),

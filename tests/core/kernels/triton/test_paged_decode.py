@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from windlass.backend import AttentionParams, BackendConfig, KVLayout, TorchBackend
+from windlass.kernels.kv_quantization import FP8_LARGEST
 from windlass.kernels.triton.decode_plan import (
     DecodeConfig,
     DecodePlan,
@@ -159,9 +160,12 @@ def test_dtypes(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> None:
         check(decode_step(device, [130, 20], dtype=dtype, head_dim=32))
 
 
-def test_fp8_cache(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> None:
+@pytest.mark.parametrize("kv_dtype", FP8_LARGEST)
+def test_fp8_cache(
+    device: torch.device, dtypes: tuple[torch.dtype, ...], kv_dtype: torch.dtype
+) -> None:
     for dtype in dtypes:
-        check(decode_step(device, [130, 20], dtype=dtype, kv_dtype=torch.float8_e4m3fn))
+        check(decode_step(device, [130, 20], dtype=dtype, kv_dtype=kv_dtype))
 
 
 def test_work_is_equal(device: torch.device) -> None:

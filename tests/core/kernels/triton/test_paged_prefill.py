@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from windlass.backend import AttentionParams, BackendConfig, KVLayout, TorchBackend
+from windlass.kernels.kv_quantization import FP8_LARGEST
 from windlass.kernels.triton.gather_kv import gather_kv
 from windlass.kernels.triton.launch import LaunchConfig
 from windlass.kernels.triton.paged_prefill import PrefillConfig, list_query_tiles, paged_prefill
@@ -132,9 +133,12 @@ def test_dtypes_and_large_tiles(device: torch.device, dtypes: tuple[torch.dtype,
         check(step, config=small if dtype == torch.float32 else config)
 
 
-def test_fp8_cache(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> None:
+@pytest.mark.parametrize("kv_dtype", FP8_LARGEST)
+def test_fp8_cache(
+    device: torch.device, dtypes: tuple[torch.dtype, ...], kv_dtype: torch.dtype
+) -> None:
     for dtype in dtypes:
-        check(chunk_step(device, [(40, 30)], dtype=dtype, kv_dtype=torch.float8_e4m3fn))
+        check(chunk_step(device, [(40, 30)], dtype=dtype, kv_dtype=kv_dtype))
 
 
 def test_most_work_first() -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from windlass.backend import HeadNorm, KVLayout, KVPool, KVSpec
 from windlass.kernels import reference
-from windlass.kernels.kv_quantization import FP8, indexable, quantize_kv
+from windlass.kernels.kv_quantization import FP8, FP8_LARGEST, indexable, quantize_kv
 from windlass.kernels.triton.rope import rope, rope_and_write
 from windlass.kernels.triton.write_kv import HeadConfig, write_kv
+from windlass.testing.paged_step import nan_byte
 
 # One rounding to the model's dtype may fall on the other side.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
@@ -48,10 +49,11 @@ def fused_qkv(
 def pool_of(
     kv_heads: int, dim: int, dtype: torch.dtype, order: str, device: torch.device
 ) -> KVPool:
-    """5 blocks of 16 slots, every byte 255: NaN in each float format."""
+    """5 blocks of 16 slots, all of them NaN."""
     spec = KVSpec(num_kv_heads=kv_heads, head_dim=dim, dtype=dtype)
     layout = KVLayout(order=order, block_size=16)
-    buffer = torch.full((5 * layout.block_bytes(spec, 2),), 255, dtype=torch.uint8, device=device)
+    nbytes = 5 * layout.block_bytes(spec, 2)
+    buffer = torch.full((nbytes,), nan_byte(dtype), dtype=torch.uint8, device=device)
     return KVPool.carve(buffer, spec, layout, 2, 5)
 
 
@@ -174,13 +176,16 @@ def test_write_kv(
         assert pool.keys[1].to(torch.float32).isnan().all()
 
 
+@pytest.mark.parametrize(("dtype", "largest"), FP8_LARGEST.items())
 @pytest.mark.parametrize("number", [448.0, 449.0, 465.0, 1e4, -1e4, float("inf"), float("-inf")])
-def test_fp8_saturates(device: torch.device, number: float) -> None:
+def test_fp8_saturates(
+    device: torch.device, dtype: torch.dtype, largest: float, number: float
+) -> None:
     rows = torch.full((1, 1, 16), number, device=device)
-    pool = pool_of(1, 16, FP8, "LBHNC", device)
+    pool = pool_of(1, 16, dtype, "LBHNC", device)
     slots = torch.tensor([17], device=device)
     write_kv(rows, rows, pool.keys[0], pool.values[0], slots, CONFIG)
-    assert pool.keys[0][1, 1].float().abs().eq(448.0).all()
+    assert pool.keys[0][1, 1].float().abs().eq(largest).all()
     assert_written(pool.keys[0], slots, rows, exact=True)
 
 
