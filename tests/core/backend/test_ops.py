@@ -56,6 +56,13 @@ def test_the_highest_priority_wins() -> None:
     assert ops.scale(torch.zeros(1)) == "general"
 
 
+def test_a_target_may_be_a_method_of_an_object() -> None:
+    method = OpProvider(op="scale", name="method", target="vendor_ops:namespace.general")
+    library = sys.modules["vendor_ops"]
+    library.namespace = types.SimpleNamespace(general=library.general)  # type: ignore[attr-defined]
+    assert OpRegistry({"scale": reference}, [method]).scale(torch.zeros(1)) == "general"
+
+
 def test_a_provider_that_declines_is_passed_over_per_shape() -> None:
     picky = provider("picky", 5, supports="vendor_ops:picky_supports")
     ops = OpRegistry({"scale": reference}, [picky])
