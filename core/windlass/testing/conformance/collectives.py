@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 
-from windlass.testing.conformance.cases import Absent, Case
+from windlass.testing.conformance.cases import Absent, Case, expect
 from windlass.testing.conformance.ranks import (
     END,
     PATIENCE,
@@ -37,9 +37,10 @@ def collective_cases(backend: str, plugin: str, num_devices: int) -> Iterator[Ca
     worlds = _Worlds(backend, plugin, own_devices=num_devices >= WORLD_SIZE)
     try:
         names, provider = worlds.begin()
+        yield Case(JOIN, worlds.check_join, provider)
         for name in names:
             yield Case(name, partial(worlds.check, name), provider)
-        if len(names) > 1:
+        if names:
             yield Case(SURVIVE, worlds.check_survivor, provider)
     finally:
         worlds.end()
@@ -55,21 +56,31 @@ class _Worlds:
         self._world: World | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="windlass-ranks-")
         self._made = 0
+        self._never_joined = ""
 
     def begin(self) -> tuple[tuple[str, ...], str]:
         """The names of the cases, and what the communication library is called.
 
-        Ranks that cannot join have one case, which fails.
+        None for ranks that cannot join; `check_join` then fails.
         """
         world, answers = self._start()
         first, complaints = answers[0], world.complaints(answers)
         if first is not None and not complaints:
-            return (JOIN, *first.cases), first.provider
+            return first.cases, first.provider
         self.end_world()
         refused = any(answer is not None and answer.status == "failed" for answer in answers)
         if refused and not self._own_devices:
             raise Absent(f"two ranks cannot share the one device that is here: {complaints[0]}")
-        return (JOIN,), ""
+        self._never_joined = "; ".join(complaints)
+        return (), ""
+
+    def check_join(self) -> None:
+        """Whether `begin` made a world.
+
+        Raises:
+            AssertionError: it could not.
+        """
+        expect(not self._never_joined, self._never_joined)
 
     def check(self, name: str) -> None:
         """Run a case on every rank.
@@ -78,8 +89,6 @@ class _Worlds:
             AssertionError: it does not hold on a rank, or a rank does not say.
         """
         world = self._world or self._joined()
-        if name == JOIN:
-            return
         world.ask(*[name] * WORLD_SIZE)
         complaints = world.complaints(world.answers())
         if complaints:

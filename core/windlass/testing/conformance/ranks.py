@@ -133,7 +133,7 @@ def _main(connection: Connection, member: Member) -> None:
 
 def _join(member: Member) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
     """Make the backend and enter the group; also the cases that the backend has."""
-    from torch.distributed.distributed_c10d import FileStore
+    import torch.distributed as dist
 
     from windlass.testing.conformance.child import make_backend
     from windlass.testing.conformance.collective_checks import Rank, checks_for, join
@@ -141,7 +141,7 @@ def _join(member: Member) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
     config = BackendConfig(device_index=member.device)
     backend = make_backend(member.backend, member.plugin, config)
     backend.device.activate()
-    store = FileStore(member.store, WORLD_SIZE)
+    store = dist.FileStore(member.store, WORLD_SIZE)  # type: ignore[attr-defined]
     collectives = backend.collectives
     collectives.init(member.rank, WORLD_SIZE, store, timeout=TIMEOUT)
     rank = Rank(
