@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,9 +21,35 @@ _BLOCK_SIZE = 64
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", **FP8_TYPES}
 
 
+class Use(NamedTuple):
+    """A model of `dtype` over a cache of `kv_dtype`: heads of `head_dim` channels.
+
+    `group` query heads share a key-value head. `everything`: with a window, a softcap, sinks and
+    an lse; else without any, as most layers of most models.
+    """
+
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+    head_dim: int
+    group: int
+    everything: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people, different for each use."""
+        kinds = _TYPES[self.kv_dtype] + " with everything" * self.everything
+        return f"{self.head_dim} x {self.group} {kinds}"
+
+
 def attention_kernel_specs(tuning: TritonTuning) -> list[KernelSpec]:
-    """Every entry of the tuning's tables for attention."""
-    return [*_plans(tuning), *_decodes(tuning), *_prefills(tuning)]
+    """Every kernel of attention, in uses of most models."""
+    return [*_plans(tuning), *use_specs(tuning, _uses(tuning))]
+
+
+def use_specs(tuning: TritonTuning, uses: Iterable[Use]) -> list[KernelSpec]:
+    """Decodes, then chunks, of all `uses`."""
+    uses = list(uses)
+    return [*_decodes(tuning, uses), *_prefills(tuning, uses)]
 
 
 def _plans(tuning: TritonTuning) -> Iterator[KernelSpec]:
@@ -53,57 +79,60 @@ def _plans(tuning: TritonTuning) -> Iterator[KernelSpec]:
     yield _spec("gather keys and values", gather_kv_kernel, constants, gather, types)
 
 
-def _uses(tuning: TritonTuning) -> Iterator[tuple[torch.dtype, torch.dtype, int, int]]:
-    """Dtypes of model and cache, channels of a head, query heads to a key-value head."""
+def _uses(tuning: TritonTuning) -> Iterator[Use]:
     half = torch.bfloat16
-    yield half, half, 128, 4
-    yield half, half, 64, 4
-    yield half, half, 96, 1
-    yield half, half, 128, 5
-    yield torch.float32, torch.float32, 64, 2
+    yield Use(half, half, 128, 4)
+    yield Use(half, half, 64, 4)
+    yield Use(half, half, 96, 1)
+    yield Use(half, half, 128, 5)
+    yield Use(torch.float32, torch.float32, 64, 2)
     for dtype in filter(tuning.supports_kv, FP8_TYPES):
-        yield half, dtype, 128, 4
-    yield half, half, 256, 4
+        yield Use(half, dtype, 128, 4)
+    yield Use(half, half, 256, 4)
 
 
-def _decodes(tuning: TritonTuning) -> Iterator[KernelSpec]:
-    for dtype, kv_dtype, head_dim, group in _uses(tuning):
-        config = tuning.decode_config(head_dim, dtype, kv_dtype)
-        constants = decode_constants(config, **_shape(head_dim, group), early=True)
-        name = f"paged decode {head_dim} x {group} {_TYPES[kv_dtype]}"
+def _decodes(tuning: TritonTuning, uses: Iterable[Use]) -> Iterator[KernelSpec]:
+    for use in uses:
+        config = tuning.decode_config(use.head_dim, use.dtype, use.kv_dtype)
+        constants = decode_constants(config, **_shape(use), early=True)
         yield _spec(
-            name, paged_decode_kernel, constants, config, _pointers(dtype, kv_dtype), frozenset()
+            f"paged decode {use.name}", paged_decode_kernel, constants, config, _pointers(use)
         )
 
 
-def _prefills(tuning: TritonTuning) -> Iterator[KernelSpec]:
-    for dtype, kv_dtype, head_dim, group in _uses(tuning):
-        config = tuning.prefill_config(head_dim, dtype, group)
-        constants = prefill_constants(config, **_shape(head_dim, group))
-        name = f"paged prefill {head_dim} x {group} {_TYPES[kv_dtype]}"
+def _prefills(tuning: TritonTuning, uses: Iterable[Use]) -> Iterator[KernelSpec]:
+    for use in uses:
+        config = tuning.prefill_config(use.head_dim, use.dtype, use.group)
+        constants = prefill_constants(config, **_shape(use))
         rows = config.query_rows
-        expects = tuning.expects("prefill", rows) if dtype == torch.bfloat16 else frozenset()
-        pointers = _pointers(dtype, kv_dtype)
-        yield _spec(name, paged_prefill_kernel, constants, config, pointers, expects)
+        expects = tuning.expects("prefill", rows) if use.dtype == torch.bfloat16 else frozenset()
+        yield _spec(
+            f"paged prefill {use.name}",
+            paged_prefill_kernel,
+            constants,
+            config,
+            _pointers(use),
+            expects,
+        )
 
 
-def _shape(head_dim: int, group: int) -> dict[str, Any]:
+def _shape(use: Use) -> dict[str, Any]:
     return {
         "num_kv_heads": _NUM_KV_HEADS,
-        "group": group,
-        "head_dim": head_dim,
+        "group": use.group,
+        "head_dim": use.head_dim,
         "block_size": _BLOCK_SIZE,
-        "window": 0,
-        "softcap": 0.0,
+        "window": 4096 if use.everything else 0,
+        "softcap": 50.0 if use.everything else 0.0,
     }
 
 
-def _pointers(dtype: torch.dtype, kv_dtype: torch.dtype) -> dict[str, str]:
-    model = dict.fromkeys(("query", "out"), f"*{_TYPES[dtype]}")
-    cache = dict.fromkeys(("keys", "values"), f"*{_TYPES[kv_dtype]}")
+def _pointers(use: Use) -> dict[str, str]:
+    model = dict.fromkeys(("query", "out"), f"*{_TYPES[use.dtype]}")
+    cache = dict.fromkeys(("keys", "values"), f"*{_TYPES[use.kv_dtype]}")
     scratch = dict.fromkeys(("partial", "partial_lse"), "*fp32")
-    # No lse, no sinks: as most layers of most models.
-    return {**model, **cache, **scratch, "scale": "fp32", "lse": "constexpr", "sinks": "constexpr"}
+    extras = dict.fromkeys(("lse", "sinks"), "*fp32" if use.everything else "constexpr")
+    return {**model, **cache, **scratch, **extras, "scale": "fp32"}
 
 
 def _spec(

@@ -1,0 +1,162 @@
+"""How attention is launched on each chip, and the tables of all other kernels.
+
+Nothing here was timed: tiles were chosen by what the compiler says (`docs/kernels.md`). First, no
+vector register may spill; then come occupancy and the bytes under way. Registers are those of a
+lane, of 512 on CDNA (256 and as many accumulators) and 256 on RDNA; occupancy is in wavefronts a
+SIMD, of 8 on CDNA and 16 on RDNA.
+
+Triton lets all wavefronts multiply the same 16 query rows of a decode with all keys of a tile, so a
+lane needs registers for a whole tile of keys however many wavefronts there are. The first WMMA
+(gfx11) needs its operands twice besides, and float32 has no WMMA at all: there queries and keys are
+multiplied some channels at a time (`chunk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from windlass.backend import SUPPORTED, Support
+from windlass.backend.triton.tuning import TritonTuning, up_to
+from windlass.kernels.triton.decode_plan import DecodeConfig
+from windlass.kernels.triton.paged_prefill import PrefillConfig
+from windlass_rocm.arch import Architecture, Family, architecture_of
+from windlass_rocm.conversions import unpacked_by_fnuz
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class Decode(NamedTuple):
+    """Fields of a `DecodeConfig`, by their order in the tables."""
+
+    tile: int
+    num_warps: int
+    num_stages: int
+    programs_per_unit: int
+    chunk: int = 0
+
+
+class Prefill(NamedTuple):
+    """Fields of a `PrefillConfig`; `instruction`: rows of a matrix instruction (0: as it comes)."""
+
+    query_rows: int
+    tile: int
+    num_warps: int
+    num_stages: int
+    instruction: int = 0
+    chunk: int = 0
+
+
+# Up to so many channels. Behind an entry: registers, occupancy, KiB of local data share.
+_CDNA_DECODE = {
+    64: Decode(64, 4, 2, 3),  # 139, 3, 16
+    128: Decode(64, 4, 2, 2),  # 193, 2, 32
+    256: Decode(32, 4, 2, 2),  # 175, 2, 32
+}
+_CDNA_PREFILL = {
+    64: Prefill(128, 64, 4, 2, instruction=32),  # 236, 2, 16
+    128: Prefill(128, 32, 4, 2, instruction=32),  # 208, 2, 32
+    256: Prefill(64, 32, 4, 2, instruction=16),  # 224, 2, 32
+}
+_DECODE: dict[str, Mapping[int, Decode]] = {
+    "gfx90a": _CDNA_DECODE,
+    "gfx942": _CDNA_DECODE,
+    "gfx950": _CDNA_DECODE,
+    "gfx1100": {
+        64: Decode(64, 4, 1, 4, chunk=32),  # 162, 9, 8
+        128: Decode(32, 4, 2, 4, chunk=64),  # 193, 7, 8
+        256: Decode(16, 4, 1, 4, chunk=64),  # 180, 8, 8
+    },
+    "gfx1201": {
+        64: Decode(64, 4, 1, 4),  # 188, 8, 8
+        128: Decode(32, 4, 2, 4),
+        256: Decode(16, 4, 2, 4),  # 225, 6, 16
+    },
+}
+_PREFILL: dict[str, Mapping[int, Prefill]] = {
+    "gfx90a": _CDNA_PREFILL,
+    "gfx942": _CDNA_PREFILL,
+    "gfx950": _CDNA_PREFILL,
+    "gfx1100": {
+        64: Prefill(128, 32, 8, 1, chunk=32),  # 152, 9, 8
+        128: Prefill(64, 32, 8, 1, chunk=64),  # 180, 8, 8
+        256: Prefill(64, 32, 8, 1, chunk=64),  # 225, 6, 16
+    },
+    "gfx1201": {
+        64: Prefill(128, 32, 8, 2),  # 147, 9, 16
+        128: Prefill(128, 32, 8, 2),
+        256: Prefill(64, 32, 8, 1),
+    },
+}
+
+# MFMA multiplies float32 exactly; RDNA has no matrix instruction for it.
+_FLOAT32_DECODE: dict[Family, Mapping[int, Decode]] = {
+    Family.CDNA: {128: Decode(32, 4, 2, 2), 256: Decode(16, 4, 1, 2)},
+    Family.RDNA: {
+        64: Decode(16, 8, 1, 2, chunk=16),
+        128: Decode(16, 4, 1, 2, chunk=16),
+        256: Decode(16, 8, 1, 2, chunk=16),
+    },
+}
+_FLOAT32_PREFILL: dict[Family, Mapping[int, Prefill]] = {
+    Family.CDNA: {128: Prefill(64, 32, 4, 1), 256: Prefill(32, 16, 4, 1)},
+    Family.RDNA: {256: Prefill(32, 16, 4, 1, chunk=16)},
+}
+
+
+class RocmTuning(TritonTuning):
+    """An AMD chip `arch` ("gfx942") with `units` compute units, on RDNA workgroup processors."""
+
+    def __init__(self, arch: str, units: int, device_type: str = "cuda") -> None:
+        super().__init__(arch, units, device_type)
+        self.chip: Architecture = architecture_of(arch)
+        self.lanes = self.chip.lanes
+        self.has_fp8 = self.chip.fp8 is not None
+        self.mm_gives_float32 = device_type == "cuda"
+        if self.chip.fp8 == "float8_e4m3fnuz":
+            self.unpack = unpacked_by_fnuz
+
+    def expects(self, kernel: str, rows: int) -> frozenset[str]:
+        """The family's matrix instruction, in every product of 16-bit numbers."""
+        del kernel, rows
+        return frozenset({self.chip.matrix_instruction})
+
+    def supports_kv(self, dtype: torch.dtype) -> Support:
+        """The e4m3 format that the chip converts."""
+        if dtype.itemsize == 1 and dtype.is_floating_point and self.chip.fp8 is None:
+            return Support.no(f"{self.chip.name} cannot convert fp8")
+        if self.chip.fp8 is not None and dtype == getattr(torch, self.chip.fp8):
+            return SUPPORTED
+        return Support.no(f"the kernels read no cache of {dtype} on {self.chip.name}")
+
+    def decode_config(
+        self, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype
+    ) -> DecodeConfig:
+        """By channels; the cache's dtype makes no difference."""
+        del kv_dtype
+        whole = dtype == torch.float32
+        table = _FLOAT32_DECODE[self.chip.family] if whole else _DECODE[self.chip.name]
+        return DecodeConfig(
+            **up_to(table, head_dim)._asdict(), combine_numbers=2048, options=self._options()
+        )
+
+    def prefill_config(self, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
+        """By channels."""
+        whole = dtype == torch.float32
+        table = _FLOAT32_PREFILL[self.chip.family] if whole else _PREFILL[self.chip.name]
+        entry = up_to(table, head_dim)
+        return PrefillConfig(
+            query_rows=max(entry.query_rows, triton.next_power_of_2(group)),
+            tile=entry.tile,
+            num_warps=entry.num_warps,
+            num_stages=entry.num_stages,
+            chunk=entry.chunk,
+            options=self._options(entry.instruction),
+        )
+
+    def _options(self, instruction: int = 0) -> Options:
+        kpack: Options = (("kpack", 2),) if self.chip.kpack else ()
+        return (*kpack, ("matrix_instr_nonkdim", instruction)) if instruction else kpack
