@@ -61,12 +61,13 @@ class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:  # noqa: ANN401
         """Run the operation unless it is one of `READS_ON_HOST`."""
         kwargs = kwargs or {}
-        if _reads_on_host(func.name(), args, kwargs):
+        if reads_on_host(func.name(), args, kwargs):
             raise HostReadError(f"{func.name()} makes the host wait for the device")
         return func(*args, **kwargs)
 
 
-def _reads_on_host(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def reads_on_host(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the operation of this name waits for the device, called with these arguments."""
     if name.startswith("aten::index"):
         return any(tensor.dtype is torch.bool for tensor in _tensors(args[1]))
     return name in READS_ON_HOST and kwargs.get("output_size") is None
