@@ -27,6 +27,7 @@ CORE_COMMANDS = {
     "bench": "windlass.commands.bench",
     "doctor": "windlass.commands.doctor",
     "conformance": "windlass.commands.conformance",
+    "plugin": "windlass.commands.plugin",
 }
 DESCRIPTION = "Windlass serves large language models on any hardware."
 
