@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
+    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
     installed_torch,
 )
+from windlass.plugin.host_memory import host_memory
+from windlass.plugin.triton_ops import triton_op_providers
 from windlass_xpu.sysfs import RenderNode, visible_nodes
 
 SPEC = BackendSpec(
@@ -42,7 +45,17 @@ def windlass_probe() -> Availability:
         device_files=Path("/dev/dri"),
         loader_present=_loads(_LOADER),
         environ=os.environ,
+        host_bytes=host_memory().total,
     )
+
+
+@hookimpl
+def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
+    """Offer the Triton kernels, which run on every chip."""
+    del arch
+    if backend != SPEC.name:
+        return ()
+    return triton_op_providers("windlass_xpu", "windlass_xpu.ops:OPS")
 
 
 def probe(
@@ -51,9 +64,13 @@ def probe(
     device_files: Path,
     loader_present: bool,
     environ: Mapping[str, str],
+    host_bytes: int = 0,
 ) -> Availability:
-    """Judge the machine by its torch build, what the kernel shows and the Level Zero loader."""
-    nodes = visible_nodes(drm, environ)
+    """Judge the machine by its torch build, what the kernel shows and the Level Zero loader.
+
+    `host_bytes` is the memory that an integrated GPU shares.
+    """
+    nodes = visible_nodes(drm, environ, host_bytes)
     devices = tuple(node.device for node in nodes)
     missing = _without_torch(torch, devices)
     if missing is not None:
@@ -97,7 +114,7 @@ def _without_device(environ: Mapping[str, str]) -> Availability:
 
 
 def _access(
-    nodes: tuple[RenderNode, ...], device_files: Path, devices: tuple[DeviceDescription, ...]
+    nodes: Sequence[RenderNode], device_files: Path, devices: tuple[DeviceDescription, ...]
 ) -> Availability:
     for node in nodes:
         file = device_files / node.file
