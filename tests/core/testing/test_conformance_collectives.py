@@ -14,8 +14,7 @@ from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import Store
 
 from windlass.backend import Collectives, HostDevice
-from windlass.testing.conformance import Target, prove
-from windlass.testing.conformance.cases import Absent, check_all
+from windlass.testing.conformance.cases import Absent, Case, check_all
 from windlass.testing.conformance.collective_checks import Rank, checks_for
 from windlass.testing.conformance.collectives import collective_cases
 from windlass.testing.recorded_graph import RecordingDevice
@@ -232,59 +231,65 @@ def test_a_sum_in_a_graph_is_a_case_where_it_is_declared() -> None:
 # Processes
 
 PLUGIN = """
-import os, time
-from windlass.backend import TorchBackend, TorchCollectives
+import multiprocessing, os
 from windlass.plugin import Availability, BackendSpec, hookimpl
+
+if {refuses} and multiprocessing.parent_process():
+    raise RuntimeError("duplicate device")
 
 @hookimpl
 def windlass_backend():
-    return BackendSpec(name="ranks", target="ranks_plugin:Backend", device_type="cpu", priority=1)
+    return BackendSpec(name="ranks", target="ranks_backend:Backend", device_type="cpu", priority=1)
 
 @hookimpl
 def windlass_probe():
     return Availability.available()
+"""
+BACKEND = """
+import os
+from windlass.backend import TorchBackend, TorchCollectives
 
 class Backend(TorchBackend):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.collectives = Mine("gloo")
+        self.collectives = Crashing("gloo")
 
-class Mine(TorchCollectives):
-    {fault}
+class Crashing(TorchCollectives):
+    def broadcast(self, x, source):
+        os._exit(7)
 """
-CRASHES = "def broadcast(self, x, source): os._exit(7)"
-REFUSES = "def init(self, *args, **kwargs): raise RuntimeError('duplicate device')"
 
 
-def write(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> Target:
-    (folder / "ranks_plugin.py").write_text(PLUGIN.format(fault=fault))
+def cases(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, devices: int, refuses: bool
+) -> Iterator[Case]:
+    (folder / "ranks_plugin.py").write_text(PLUGIN.format(refuses=refuses))
+    (folder / "ranks_backend.py").write_text(BACKEND)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "ranks_plugin", raising=False)
-    return Target("ranks", "ranks_plugin")
+    return collective_cases("ranks", "ranks_plugin", devices)
 
 
 def test_a_rank_that_crashes_fails_its_case_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = prove(write(tmp_path, monkeypatch, CRASHES), ["L6"])
-    (crashed,) = report.failures
-    assert crashed.case == "broadcast"
-    assert "exit status 7" in crashed.reason
-    assert sum(outcome.status == "passed" for outcome in report.outcomes) > 5
+    found = cases(tmp_path, monkeypatch, devices=1, refuses=False)
+    few = (case for case in found if case.name in ("broadcast", "all_to_all"))
+    broadcast, all_to_all = check_all("L6", few)
+    assert (broadcast.status, all_to_all.status) == ("failed", "passed")
+    assert "exit status 7" in broadcast.reason
 
 
 def test_ranks_that_cannot_share_a_device_leave_the_level_without_a_subject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = write(tmp_path, monkeypatch, REFUSES)
     with pytest.raises(Absent, match="cannot share the one device"):
-        next(collective_cases(target.backend, target.plugin, 1))
+        next(cases(tmp_path, monkeypatch, devices=1, refuses=True))
 
 
 def test_ranks_that_have_a_device_each_must_join(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = write(tmp_path, monkeypatch, REFUSES)
-    (outcome,) = check_all("L6", collective_cases(target.backend, target.plugin, 2))
+    (outcome,) = check_all("L6", cases(tmp_path, monkeypatch, devices=2, refuses=True))
     assert (outcome.case, outcome.status) == ("the ranks join", "failed")
     assert "duplicate device" in outcome.reason

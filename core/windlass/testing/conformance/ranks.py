@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from windlass.config import BackendConfig
 from windlass.testing.conformance.cases import Case, check_all
+from windlass.testing.conformance.child import make_backend
 
 if TYPE_CHECKING:
     from windlass.testing.conformance.collective_checks import Rank
@@ -133,13 +134,12 @@ def _main(connection: Connection, member: Member) -> None:
 
 def _join(member: Member) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
     """Make the backend and enter the group; also the cases that the backend has."""
-    import torch.distributed as dist
-
-    from windlass.testing.conformance.child import make_backend
-    from windlass.testing.conformance.collective_checks import Rank, checks_for, join
-
     config = BackendConfig(device_index=member.device)
     backend = make_backend(member.backend, member.plugin, config)
+    import torch.distributed as dist
+
+    from windlass.testing.conformance.collective_checks import Rank, checks_for, join
+
     backend.device.activate()
     store = dist.FileStore(member.store, WORLD_SIZE)  # type: ignore[attr-defined]
     collectives = backend.collectives
