@@ -12,14 +12,13 @@ HELP = "prove that a hardware backend does what the plugin contract says"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `windlass conformance`."""
-    from windlass.testing.conformance import DEFAULT_LEVELS, LEVELS
+    from windlass.testing.conformance import DEFAULT_LEVELS, INTERPRETED_LEVELS, LEVELS
 
     parser.add_argument("name", help="the backend")
     parser.add_argument(
         "--level",
         nargs="+",
         choices=list(LEVELS),
-        default=list(DEFAULT_LEVELS),
         help="what to check: "
         + ", ".join(f"{level} {subject}" for level, subject in LEVELS.items())
         + f" (default: {DEFAULT_LEVELS[0]} to {DEFAULT_LEVELS[-1]})",
@@ -28,21 +27,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--provider", nargs="+", default=[], help="check these op providers alone in L2"
     )
     parser.add_argument("--json", metavar="FILE", help="write every outcome as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write a page that a browser shows")
     parser.add_argument(
         "--plugin", metavar="MODULE", default="", help="the module of a plugin not installed"
+    )
+    parser.add_argument(
+        "--interpret",
+        metavar="ARCH",
+        default="",
+        help="run the kernels on the host, in Triton's interpreter, as they are launched on ARCH "
+        f"(levels {', '.join(INTERPRETED_LEVELS)})",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the levels and print the report; 0 when something ran and nothing failed, else 1."""
-    from windlass.testing.conformance import Target, prove
+    from windlass.testing.conformance import DEFAULT_LEVELS, INTERPRETED_LEVELS, Target, prove
     from windlass.testing.conformance.report import print_report
 
-    report = prove(Target(args.name, args.plugin), args.level, providers=args.provider)
+    levels = args.level or (INTERPRETED_LEVELS if args.interpret else DEFAULT_LEVELS)
+    target = Target(args.name, args.plugin, args.interpret)
+    report = prove(target, levels, providers=args.provider)
     if args.json:
-        try:
-            Path(args.json).write_text(report.to_json() + "\n")
-        except OSError as error:
-            raise ConfigError(f"--json: {args.json} cannot be written: {error}") from error
+        _write("--json", args.json, report.to_json())
+    if args.html:
+        from windlass.testing.conformance.html_report import to_html
+
+        _write("--html", args.html, to_html(report))
     print_report(report)
     return 0 if report.proven else 1
+
+
+def _write(option: str, file: str, text: str) -> None:
+    try:
+        Path(file).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{option}: {file} cannot be written: {error}") from error
