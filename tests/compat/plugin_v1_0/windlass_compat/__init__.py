@@ -1,0 +1,1 @@
+"""A backend of Windlass written for plugin API 1.0."""
