@@ -11,14 +11,12 @@ from typing import Any
 import torch
 import triton
 
-from windlass.backend.triton.kernel_specs import kernel_specs
 from windlass.backend.triton.row_specs import fp8_cache_specs
 from windlass.kernels.triton.launch import KernelSpec
-from windlass.testing.offline import OfflineKernels, Target
+from windlass.testing.offline import Target
+from windlass.testing.triton_kernels import TritonKernels
 from windlass_cuda.tuning import CudaTuning
 
-_MULTIPROCESSORS = 132
-"""Of an H100: with the chip's number change only the splits of a product."""
 _KIB = 1024
 _SHARED_BYTES = {
     "sm_80": 163 * _KIB,
@@ -32,22 +30,24 @@ _SHARED_BYTES = {
 _USAGE = ("REG", "STACK", "LOCAL")
 
 
-class CudaKernels(OfflineKernels):
-    """All kernels of the plugin."""
+class CudaKernels(TritonKernels):
+    """All kernels of the plugin; architectures such as "sm_90"."""
 
     architectures = ("sm_80", "sm_90", "sm_100")
+    backend = "cuda"
+    units = 132  # of an H100
+
+    def tuning(self, arch: str, units: int, device_type: str) -> CudaTuning:
+        """NVIDIA's tables."""
+        return CudaTuning(arch, units, device_type)
 
     def target(self, arch: str) -> Target:
-        """`arch` such as "sm_90"."""
-        return ("cuda", int(arch.removeprefix("sm_")), CudaTuning.lanes)
-
-    def specs(self, arch: str) -> list[KernelSpec]:
-        """Every entry of the chip's tables."""
-        return kernel_specs(CudaTuning(arch, _MULTIPROCESSORS))
+        """Triton names a chip by its number."""
+        return (self.backend, int(arch.removeprefix("sm_")), CudaTuning.lanes)
 
     def fp8_cache_specs(self, arch: str) -> list[KernelSpec]:
         """Kernels that write an fp8 cache, which chips without fp8 must refuse."""
-        return fp8_cache_specs(CudaTuning(arch, _MULTIPROCESSORS), torch.float8_e4m3fn)
+        return fp8_cache_specs(self.compiled_tuning(arch), torch.float8_e4m3fn)
 
     def shared_limit(self, arch: str) -> int:
         """What a block may take, with an opt-in above 48 KiB, which Triton does."""

@@ -4,62 +4,23 @@ Parts are covered one by one beside this; here they must fit together, over pref
 decodes. Without a GPU there is no graph: `tests/core/executor` has graphs on a recording device.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from windlass.backend import (
-    BackendConfig,
-    KVLayout,
-    KVSpec,
-    LayerParts,
-    LayersFunction,
-    OpRegistry,
-    TorchBackend,
-)
-from windlass.backend.triton.attention import TritonAttention
-from windlass.backend.triton.layers import FusedLayers, fuse_layers
-from windlass.backend.triton.ops import TritonOps
+from windlass.backend import LayerParts, LayersFunction
+from windlass.backend.triton.layers import FusedLayers
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.engine.core import EngineCore
 from windlass.executor.model_runner import TorchModelRunner
-from windlass.kernels import REFERENCES
-from windlass.plugin import BackendSpec
 from windlass.request import Request, SamplingParams
-from windlass_cuda import ops
-from windlass_cuda.providers import op_providers
-from windlass_cuda.tuning import CudaTuning
+from windlass.testing.triton_kernels import InterpretedBackend, interpreted_backend
+from windlass_cuda.plugin import SPEC
 
-# The newest that starts no kernel early, which the interpreter does not know.
-TUNING = CudaTuning("sm_80", 4, "cpu")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True)
 PROMPTS = [[3, 17, 99], [7, 8, 9, 10, 11, 12, 13]]
-
-
-class InterpretedBackend(TorchBackend):
-    """The host as if it were the GPU."""
-
-    fused: FusedLayers | None = None
-
-    def __init__(self) -> None:
-        spec = BackendSpec(name="interpreted", target="", device_type="cpu", priority=1)
-        super().__init__(spec, BackendConfig())
-        self.ops = OpRegistry(REFERENCES, op_providers(TUNING.arch), arch=TUNING.arch)
-        self.attention = TritonAttention(TUNING)
-
-    def kv_layouts(self, spec: KVSpec) -> Sequence[KVLayout]:
-        return (KVLayout(order="LBHNC", block_size=16),)
-
-    def fuse_layers(
-        self, layers: Sequence[LayerParts], by_ops: LayersFunction
-    ) -> LayersFunction | None:
-        fused = fuse_layers(layers, by_ops, self.ops, TUNING)
-        assert isinstance(fused, FusedLayers)
-        self.fused = fused
-        return fused
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +64,26 @@ def generate(folder: Path, backend: InterpretedBackend) -> list[list[int]]:
     return tokens
 
 
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_the_parts_together_give_the_tokens_of_transformers(
+    arch: str,
     reference_model: Qwen3ForCausalLM,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(vars(ops), "OPS", TritonOps(TUNING))
     reference_model.save_pretrained(tmp_path)
-    backend = InterpretedBackend()
+    backend = interpreted_backend(SPEC.offline, arch)
+    fused: list[LayersFunction | None] = []
+
+    def fuse_layers(layers: list[LayerParts], by_ops: LayersFunction) -> LayersFunction | None:
+        fused.append(InterpretedBackend.fuse_layers(backend, layers, by_ops))
+        return fused[-1]
+
+    monkeypatch.setattr(backend, "fuse_layers", fuse_layers)
     got = generate(tmp_path, backend)
-    assert backend.fused is not None
-    assert backend.fused.most_tokens >= len(PROMPTS)
+    (layers,) = fused
+    assert isinstance(layers, FusedLayers)
+    assert layers.most_tokens >= len(PROMPTS)
     for prompt, tokens in zip(PROMPTS, got, strict=True):
         expected = reference_model.generate(
             torch.tensor([prompt]), max_new_tokens=3, min_new_tokens=3, do_sample=False

@@ -9,10 +9,17 @@ tests subclass `BackendConformance`. Importing this imports no torch.
 from windlass.testing.conformance.cases import Outcome
 from windlass.testing.conformance.pytest_class import BackendConformance
 from windlass.testing.conformance.report import Report
-from windlass.testing.conformance.run import DEFAULT_LEVELS, LEVELS, Target, prove
+from windlass.testing.conformance.run import (
+    DEFAULT_LEVELS,
+    INTERPRETED_LEVELS,
+    LEVELS,
+    Target,
+    prove,
+)
 
 __all__ = [
     "DEFAULT_LEVELS",
+    "INTERPRETED_LEVELS",
     "LEVELS",
     "BackendConformance",
     "Outcome",

@@ -56,9 +56,11 @@ def main(request: dict[str, Any]) -> None:
 
 
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
-    level = request["level"]
+    level, arch = request["level"], request["interpret"]
+    if arch:
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined
     source = _source(request["backend"], request["plugin"])
-    unusable = "" if level in _WITHOUT_DEVICE else _why_unusable(source)
+    unusable = "" if arch or level in _WITHOUT_DEVICE else _why_unusable(source)
     if unusable:
         _say(answers, Outcome(level=level, case="all", status="skipped", reason=unusable))
         return
@@ -124,6 +126,20 @@ def make_backend(name: str, plugin: str, config: BackendConfig) -> Backend:
     return create_backend(msgspec.structs.replace(config, backend=name), extra=extra)
 
 
+def _make_interpreted(source: PluginSource, arch: str, config: BackendConfig) -> Backend:
+    """The plugin's kernels on the host.
+
+    Raises:
+        PluginError: the plugin names no kernels, or has no tables for `arch`.
+    """
+    from windlass.testing.triton_kernels import interpreted_backend
+
+    spec = examine(source.name, source.load).spec
+    if spec is None or not spec.offline:
+        raise PluginError("the plugin names no kernels that run without its device")
+    return interpreted_backend(spec.offline, arch, config)
+
+
 def _cases(request: dict[str, Any], source: PluginSource, answers: IO[bytes]) -> Iterable[Case]:
     """The level's cases, each level from what it needs."""
     level, name, plugin = request["level"], request["backend"], request["plugin"]
@@ -131,12 +147,15 @@ def _cases(request: dict[str, Any], source: PluginSource, answers: IO[bytes]) ->
     cases: Callable[..., Iterable[Case]] = getattr(importlib.import_module(module), function)
     if level in _WITHOUT_DEVICE:
         return cases(source)
+    make: Callable[[BackendConfig], Backend] = partial(make_backend, name, plugin)
+    if request["interpret"]:
+        make = partial(_make_interpreted, source, request["interpret"])
     if level == "L4":
-        return cases(partial(make_backend, name, plugin), Path(request["folder"]))
+        return cases(make, Path(request["folder"]))
     if level == "L6":
         found = examine(source.name, source.load).availability
         return cases(name, plugin, len(found.devices))
-    backend = make_backend(name, plugin, BackendConfig())
+    backend = make(BackendConfig())
     if backend.runs_models:
         raise Absent("the backend runs models itself: it has no device, ops or attention to prove")
     if level != "L2":

@@ -56,12 +56,21 @@ main(request)
 """
 
 
+INTERPRETED_LEVELS = ("L2", "L3", "L4")
+"""What Triton's interpreter can prove of kernels without their chip."""
+
+
 @dataclass(frozen=True)
 class Target:
-    """The backend to prove; `plugin` is the module of a plugin that is not installed."""
+    """The backend to prove; `plugin` is the module of a plugin that is not installed.
+
+    With `interpret`, an architecture of `BackendSpec.offline`, no device is used: the kernels run
+    in Triton's interpreter on the host, with the tables of that architecture.
+    """
 
     backend: str
     plugin: str = ""
+    interpret: str = ""
 
 
 class _Ended(msgspec.Struct):
@@ -92,6 +101,8 @@ def prove(
     unknown = [level for level in wanted if level not in LEVELS]
     if unknown:
         raise PluginError(f"there is no level {unknown[0]!r}; there are: {', '.join(LEVELS)}")
+    if target.interpret and not set(wanted) <= set(INTERPRETED_LEVELS):
+        raise PluginError(f"only {', '.join(INTERPRETED_LEVELS)} can be interpreted")
     outcomes: list[Outcome] = []
     for level in wanted:
         outcomes += _level(target, level, providers, timeout)
@@ -160,6 +171,7 @@ def _child(
             "path": sys.path,
             "backend": target.backend,
             "plugin": target.plugin,
+            "interpret": target.interpret,
             "level": level,
             "provider": provider,
             "skip": list(skip),
