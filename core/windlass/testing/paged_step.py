@@ -14,6 +14,7 @@ from windlass.backend import (
     KVLayout,
     KVPool,
     KVSpec,
+    TorchAttention,
 )
 from windlass.kernels.attention import paged_attention
 
@@ -23,9 +24,13 @@ LAYER = 1
 
 @dataclass
 class PagedStep:
-    """A step over a pool whose blocks are permuted; `keys[r]` is `[S_r, Hkv, D]` in order."""
+    """A step over a pool whose blocks are permuted; `keys[r]` is `[S_r, Hkv, D]` in order.
+
+    `readable` is the pool if its layout is canonical, else one that holds the same.
+    """
 
     pool: KVPool
+    readable: KVPool
     batch: AttentionBatch
     query: torch.Tensor
     keys: list[torch.Tensor]
@@ -43,7 +48,7 @@ class PagedStep:
 
     def expected(self, params: AttentionParams) -> tuple[torch.Tensor, torch.Tensor]:
         """What the oracle computes: (output, lse)."""
-        pool = self.pool
+        pool = self.readable
         return paged_attention(
             self.query,
             pool.keys[LAYER],
@@ -90,9 +95,11 @@ def build_step(
     size = layout.block_size
     counts = [-(-length // size) for length in seq_lens]
     num_blocks = sum(counts) + 1
-    nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
-    buffer = torch.full((nbytes,), nan_byte(spec.dtype), dtype=torch.uint8, device=device)
-    pool = KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
+    pool = _pool_of_nan(spec, layout, num_blocks, device)
+    readable = pool
+    if not layout.canonical:
+        plain = KVLayout(block_size=size, slot_dtype=layout.slot_dtype)
+        readable = _pool_of_nan(spec, plain, num_blocks, device)
     table = _permuted_tables(counts, num_blocks, generator).to(device)
     keys, values = [], []
     for r, length in enumerate(seq_lens):
@@ -102,6 +109,8 @@ def build_step(
         values.append(normal(length, num_kv_heads, head_dim))
         slots = slots.to(layout.slot_dtype)
         backend.attention.write_kv(pool, LAYER, keys[r], values[r], slots)
+        if readable is not pool:
+            TorchAttention().write_kv(readable, LAYER, keys[r], values[r], slots)
     cu_seqlens = [sum(query_lens[:i]) for i in range(len(query_lens) + 1)]
     decodes = (i for i, length in enumerate(query_lens) if length != 1)
     batch = AttentionBatch(
@@ -115,7 +124,14 @@ def build_step(
         cu_seqlens_q_cpu=cu_seqlens,
         seq_lens_cpu=seq_lens,
     )
-    return PagedStep(pool, batch, normal(cu_seqlens[-1], num_heads, head_dim), keys, values)
+    query = normal(cu_seqlens[-1], num_heads, head_dim)
+    return PagedStep(pool, readable, batch, query, keys, values)
+
+
+def _pool_of_nan(spec: KVSpec, layout: KVLayout, num_blocks: int, device: torch.device) -> KVPool:
+    nbytes = num_blocks * layout.block_bytes(spec, LAYER + 1)
+    buffer = torch.full((nbytes,), nan_byte(spec.dtype), dtype=torch.uint8, device=device)
+    return KVPool.carve(buffer, spec, layout, LAYER + 1, num_blocks)
 
 
 def nan_byte(dtype: torch.dtype) -> int:

@@ -157,6 +157,29 @@ class ImportsToTheNextLayer(TorchAttention):
         super().import_blocks(pool, (layer + 1) % pool.num_layers, block_ids, blocks)
 
 
+class ExportsInTheOrderOfMemory(TorchAttention):
+    def export_blocks(self, pool: KVPool, layer: int, block_ids: torch.Tensor) -> torch.Tensor:
+        return super().export_blocks(pool, layer, block_ids.sort().values)
+
+
+class ScalesOfKeysAndValuesSwapped(TorchAttention):
+    """Of an int8 cache, where both are read the same wrong way."""
+
+    def write_kv(self, pool: KVPool, layer: int, key: Any, value: Any, slot_mapping: Any) -> None:
+        super().write_kv(self.swapped(pool), layer, key, value, slot_mapping)
+
+    def run(self, pool: KVPool, *rest: Any) -> None:
+        super().run(self.swapped(pool), *rest)
+
+    def swapped(self, pool: KVPool) -> KVPool:
+        return replace(pool, key_scales=pool.value_scales, value_scales=pool.key_scales)
+
+
+class ReadsScalesSwapped(ScalesOfKeysAndValuesSwapped):
+    def write_kv(self, pool: KVPool, *rest: Any) -> None:
+        TorchAttention.write_kv(self, pool, *rest)
+
+
 ATTENTIONS = (
     WindowWrongByOne,
     MissingSink,
@@ -168,6 +191,9 @@ ATTENTIONS = (
     WritesBesideItsOutput,
     StaleNumbersMatter,
     ImportsToTheNextLayer,
+    ExportsInTheOrderOfMemory,
+    ScalesOfKeysAndValuesSwapped,
+    ReadsScalesSwapped,
 )
 
 

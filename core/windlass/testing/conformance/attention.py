@@ -12,6 +12,7 @@ from windlass.backend import AttentionParams, Backend, KVLayout, KVSpec
 from windlass.testing.conformance.cases import Case, Skipped, expect
 from windlass.testing.conformance.compare import close, short
 from windlass.testing.conformance.kv_blocks import kv_cases
+from windlass.testing.conformance.layouts import layout_at, layout_numbers
 from windlass.testing.paged_step import LAYER, PagedStep, build_step
 
 STEPS = {
@@ -44,7 +45,10 @@ class Shape:
     kv_dtype: torch.dtype
     head_dim: int = HEAD_DIM
     block_size: int = 0
-    """0: that of the backend's preferred layout."""
+    """0: that of the layout."""
+    layout: int = 0
+    """Its place among the backend's layouts."""
+    suffix: str = ""
 
     @property
     def name(self) -> str:
@@ -53,7 +57,7 @@ class Shape:
         more = "" if self.head_dim == HEAD_DIM else f", head size {self.head_dim}"
         more += f", blocks of {self.block_size}" if self.block_size else ""
         what = f"{self.step}, {self.heads}, {self.variant}"
-        return f"{short(self.dtype)}{cache} {what}{more}"
+        return f"{short(self.dtype)}{cache} {what}{more}{self.suffix}"
 
 
 def attention_cases(backend: Backend) -> Iterator[Case]:
@@ -73,6 +77,7 @@ def _shapes(backend: Backend) -> Iterator[Shape]:
     for dtype in backend.capabilities.dtypes:
         for kv_dtype in (dtype, torch.int8, backend.capabilities.fp8_dtype):
             whole = kv_dtype is dtype
+            yield from _on_other_layouts(backend, richest, dtype, kv_dtype)
             for step in STEPS:
                 for heads in HEADS if whole else ("GQA", "group of 7"):
                     for variant in VARIANTS if whole else ("plain", "all"):
@@ -83,18 +88,16 @@ def _shapes(backend: Backend) -> Iterator[Shape]:
                 yield Shape("mixed", "GQA", richest, dtype, kv_dtype, head_dim=head_dim)
 
 
-def layout_for(backend: Backend, spec: KVSpec, block_size: int = 0) -> KVLayout:
-    """The preferred layout, with blocks of another size when asked for.
-
-    Raises:
-        Skipped: the kit cannot read the layout, or the backend has no blocks of this size.
-    """
-    layout = backend.kv_layouts(spec)[0]
-    if not layout.canonical:
-        raise Skipped("the layout is not canonical: the kit's oracle cannot read it")
-    if block_size % backend.capabilities.block_multiple:
-        raise Skipped(f"blocks are multiples of {backend.capabilities.block_multiple}")
-    return layout.with_block_size(block_size) if block_size else layout
+def _on_other_layouts(
+    backend: Backend, variant: str, dtype: torch.dtype, kv_dtype: torch.dtype
+) -> Iterator[Shape]:
+    """What depends on where numbers lie, over every layout but the preferred one."""
+    for number, suffix in layout_numbers(backend, kv_dtype):
+        if number:
+            for step in STEPS:
+                for heads in ("GQA", "group of 7"):
+                    one = Shape(step, heads, variant, dtype, kv_dtype)
+                    yield replace(one, layout=number, suffix=suffix)
 
 
 def params_for(backend: Backend, shape: Shape) -> AttentionParams:
@@ -132,7 +135,7 @@ def _refuse(backend: Backend, shape: Shape, layout: KVLayout, params: AttentionP
 def _check(backend: Backend, shape: Shape) -> None:
     num_heads, num_kv_heads = HEADS[shape.heads]
     spec = KVSpec(num_kv_heads=num_kv_heads, head_dim=shape.head_dim, dtype=shape.kv_dtype)
-    layout = layout_for(backend, spec, shape.block_size)
+    layout = layout_at(backend, spec, shape.layout, shape.block_size)
     params = params_for(backend, shape)
     _refuse(backend, shape, layout, params)
     query_lens, seq_lens = STEPS[shape.step]

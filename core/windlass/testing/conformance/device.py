@@ -10,6 +10,7 @@ import torch
 from windlass.backend import Backend, KVPool, KVSpec, MemoryPolicy, Profile
 from windlass.errors import OutOfMemoryError
 from windlass.testing.conformance.cases import Case, Skipped, expect
+from windlass.testing.conformance.layouts import layout_at, layout_numbers
 
 _LAYERS, _BLOCKS = 2, 9
 _TAG = "conformance"
@@ -38,12 +39,13 @@ def device_cases(backend: Backend) -> list[Case]:
         for align in (64, 256, 4096)
     ]
     for dtype in (*backend.capabilities.dtypes, torch.int8, backend.capabilities.fp8_dtype):
-        name = str(dtype).removeprefix("torch.")
-        cases += [
-            Case(f"copy_blocks {name}", partial(_copy_blocks, backend, dtype)),
-            Case(f"zero_blocks {name}", partial(_zero_blocks, backend, dtype)),
-            Case(f"swap out and in {name}", partial(_swap, backend, dtype)),
-        ]
+        for number, suffix in layout_numbers(backend, dtype):
+            what = str(dtype).removeprefix("torch.") + suffix
+            cases += [
+                Case(f"copy_blocks {what}", partial(_copy_blocks, backend, dtype, number)),
+                Case(f"zero_blocks {what}", partial(_zero_blocks, backend, dtype, number)),
+                Case(f"swap out and in {what}", partial(_swap, backend, dtype, number)),
+            ]
     return cases
 
 
@@ -183,12 +185,12 @@ def _out_of_memory(backend: Backend) -> None:
     backend.allocator.release(_TAG)
 
 
-def _pool(backend: Backend, dtype: torch.dtype, seed: int, buffer: torch.Tensor | None) -> KVPool:
+def _pool(
+    backend: Backend, dtype: torch.dtype, number: int, seed: int, buffer: torch.Tensor | None = None
+) -> KVPool:
     """A pool of random bytes, in device memory or in the buffer given."""
     spec = KVSpec(num_kv_heads=2, head_dim=16, dtype=dtype)
-    layout = backend.kv_layouts(spec)[0]
-    if not layout.canonical:
-        raise Skipped("the layout is not canonical: the kit cannot read its blocks")
+    layout = layout_at(backend, spec, number)
     nbytes = _BLOCKS * layout.block_bytes(spec, _LAYERS)
     if buffer is None:
         buffer = torch.empty(nbytes, dtype=torch.uint8, device=backend.device.torch_device)
@@ -210,8 +212,8 @@ def _same(pool: KVPool, expected: list[torch.Tensor]) -> None:
         expect(not wrong, f"blocks {wrong} are not what the model says")
 
 
-def _copy_blocks(backend: Backend, dtype: torch.dtype) -> None:
-    pools = [_pool(backend, dtype, seed, None) for seed in (1, 2)]
+def _copy_blocks(backend: Backend, dtype: torch.dtype, number: int) -> None:
+    pools = [_pool(backend, dtype, number, seed) for seed in (1, 2)]
     models = [_blocks(pool) for pool in pools]
     backend.allocator.copy_blocks(pools, torch.tensor(CHAIN))
     backend.device.synchronize()
@@ -222,8 +224,8 @@ def _copy_blocks(backend: Backend, dtype: torch.dtype) -> None:
         _same(pool, model)
 
 
-def _zero_blocks(backend: Backend, dtype: torch.dtype) -> None:
-    pools = [_pool(backend, dtype, seed, None) for seed in (1, 2)]
+def _zero_blocks(backend: Backend, dtype: torch.dtype, number: int) -> None:
+    pools = [_pool(backend, dtype, number, seed) for seed in (1, 2)]
     models = [_blocks(pool) for pool in pools]
     ids = torch.tensor([7, 2, 3])
     backend.allocator.zero_blocks(pools, ids)
@@ -234,10 +236,10 @@ def _zero_blocks(backend: Backend, dtype: torch.dtype) -> None:
         _same(pool, model)
 
 
-def _swap(backend: Backend, dtype: torch.dtype) -> None:
-    pool = _pool(backend, dtype, 1, None)
+def _swap(backend: Backend, dtype: torch.dtype, number: int) -> None:
+    pool = _pool(backend, dtype, number, 1)
     host = backend.allocator.host(pool.buffer.numel(), pinned=True)
-    other = _pool(backend, dtype, 2, host)
+    other = _pool(backend, dtype, number, 2, host)
     models = [_blocks(pool), _blocks(other)]
     for step, (source, target) in enumerate(((pool, other), (other, pool))):
         pairs = torch.tensor(SWAPS[step:])

@@ -8,9 +8,10 @@ from functools import partial
 import torch
 
 from windlass.backend import Attention, AttentionParams, Backend, HeadNorm, KVPool, KVSpec
-from windlass.kernels.kv_quantization import indexable, quantize_kv
+from windlass.kernels.kv_quantization import quantize_kv
 from windlass.testing.conformance.cases import Skipped, expect
 from windlass.testing.conformance.compare import close, short
+from windlass.testing.conformance.layouts import layout_at, layout_numbers, stored_rows
 
 _LAYERS, _BLOCKS = 2, 6
 _KV_HEADS, _HEADS, _HEAD_DIM = 2, 4, 64
@@ -23,22 +24,24 @@ def kv_cases(backend: Backend) -> Iterator[tuple[str, Callable[[], None]]]:
     for dtype in backend.capabilities.dtypes:
         for kv_dtype in (dtype, torch.int8, backend.capabilities.fp8_dtype):
             cache = "" if kv_dtype is dtype else f" over {short(kv_dtype)}"
-            for name, check in (
-                ("write_kv writes its slots and no other", _write),
-                ("export and import", _round_trip),
-                ("segments are the block's bytes", _segments),
-            ):
-                yield f"{short(dtype)}{cache} {name}", partial(check, backend, dtype, kv_dtype)
-        for has_norm in (False, True):
-            name = f"{short(dtype)} rope_and_write is {'norm, ' if has_norm else ''}rope, write_kv"
-            yield name, partial(_rope_and_write, backend, dtype, has_norm)
+            for number, suffix in layout_numbers(backend, kv_dtype):
+                for name, check in (
+                    ("write_kv writes its slots and no other", _write),
+                    ("export and import", _round_trip),
+                    ("segments are the block's bytes", _segments),
+                ):
+                    case = partial(check, backend, dtype, kv_dtype, number)
+                    yield f"{short(dtype)}{cache} {name}{suffix}", case
+        for number, suffix in layout_numbers(backend, dtype):
+            for has_norm in (False, True):
+                norm = "norm, " if has_norm else ""
+                name = f"{short(dtype)} rope_and_write is {norm}rope, write_kv{suffix}"
+                yield name, partial(_rope_and_write, backend, dtype, number, has_norm)
 
 
-def _pool(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> KVPool:
+def _pool(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype, number: int) -> KVPool:
     spec = KVSpec(num_kv_heads=_KV_HEADS, head_dim=_HEAD_DIM, dtype=kv_dtype)
-    layout = backend.kv_layouts(spec)[0]
-    if not layout.canonical:
-        raise Skipped("the layout is not canonical: the kit cannot read its blocks")
+    layout = layout_at(backend, spec, number)
     support = backend.attention.supports(spec, layout, dtype, AttentionParams(scale=0.125))
     if not support:
         raise Skipped(support.reason)
@@ -62,44 +65,41 @@ def _slots(pool: KVPool, count: int) -> torch.Tensor:
     return slots.to(pool.buffer.device, pool.layout.slot_dtype)
 
 
-def _rows(part: torch.Tensor) -> torch.Tensor:
-    """A part of the pool by slot, as bytes on the host: `[slots, ...]`."""
-    # Cloned, for on a host device `cpu()` is the pool itself.
-    rows = part.cpu().clone(memory_format=torch.contiguous_format).flatten(0, 1)
-    return rows.view(torch.uint8).reshape(len(rows), -1)
-
-
-def _write(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
-    pool = _pool(backend, dtype, kv_dtype)
-    before = [_rows(part) for part in pool.parts]
+def _write(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype, number: int) -> None:
+    pool = _pool(backend, dtype, kv_dtype, number)
+    attention = backend.attention
+    before = [stored_rows(attention, pool, layer) for layer in range(_LAYERS)]
     slots = _slots(pool, 37)
     # Keys and values as they come: views of one tensor, head by head beside each other.
     both = _normal(backend, dtype, len(slots), 2 * _KV_HEADS, _HEAD_DIM)
     key, value = both.split_with_sizes([_KV_HEADS, _KV_HEADS], dim=1)
-    backend.attention.write_kv(pool, 1, key, value, slots)
+    attention.write_kv(pool, 1, key, value, slots)
     backend.device.synchronize()
     written = slots[slots >= 0].cpu().long()
-    real = (slots >= 0).cpu()
-    expected = [part.clone() for part in before]
-    sides = [quantize_kv(side.cpu(), kv_dtype) for side in (key, value)]
-    for place, (numbers, scales) in enumerate(sides):
-        view = _LAYERS * place + 1
-        expected[view][written] = _rows(indexable(numbers)[real][:, None])
-        if scales is not None:
-            expected[2 * _LAYERS + view][written] = _rows(scales[real][:, None])
-    for place, part in enumerate(pool.parts):
-        found, wanted = _rows(part), expected[place]
+    before[1][:, written] = torch.stack([_stored(x, kv_dtype) for x in (key, value)])[
+        :, (slots >= 0).cpu()
+    ]
+    for layer, wanted in enumerate(before):
+        wrong = (stored_rows(attention, pool, layer) != wanted).flatten(2).any(2)
         # The null block may hold anything.
-        wrong = (found != wanted).any(1).nonzero().flatten()
-        wrong = wrong[wrong >= pool.block_size]
-        stray = [slot for slot in wrong.tolist() if slot not in set(written.tolist())]
-        what = f"part {place}: "
-        expect(not stray, f"{what}slots {stray[:5]} were written and are no token's (-1: padding)")
-        expect(not len(wrong), f"{what}slots {wrong.tolist()[:5]} hold other numbers")
+        wrong[:, : pool.block_size] = False
+        for side, places in zip(("keys", "values"), wrong, strict=True):
+            what = f"{side} of layer {layer}: "
+            found = places.nonzero().flatten().tolist()
+            stray = [slot for slot in found if layer != 1 or slot not in set(written.tolist())]
+            expect(not stray, f"{what}slots {stray[:5]} were written and are no token's (-1: none)")
+            expect(not found, f"{what}slots {found[:5]} hold other numbers")
 
 
-def _round_trip(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
-    pool = _pool(backend, dtype, kv_dtype)
+def _stored(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bytes of keys or values `[T, H, D]` as a cache holds them: `[T, H, bytes]`."""
+    numbers, scales = quantize_kv(x.cpu(), dtype)
+    stored = _bytes(numbers)
+    return stored if scales is None else torch.cat((stored, _bytes(scales[..., None])), dim=-1)
+
+
+def _round_trip(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype, number: int) -> None:
+    pool = _pool(backend, dtype, kv_dtype, number)
     size = pool.block_size
     new = _normal(backend, dtype, 2 * _BLOCKS * size, _KV_HEADS, _HEAD_DIM)
     key, value = new.chunk(2)
@@ -110,11 +110,10 @@ def _round_trip(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> 
     target = torch.tensor([2, 5], device=new.device)
     blocks = backend.attention.export_blocks(pool, 1, source).clone()
     expect(blocks.shape[:4] == (2, 2, size, _KV_HEADS), f"exported {tuple(blocks.shape)}")
-    if not pool.spec.has_scales:
-        for side, given in enumerate((key, value)):
-            stored, _ = quantize_kv(given.view(_BLOCKS, size, _KV_HEADS, _HEAD_DIM), kv_dtype)
-            same = torch.equal(blocks[:, side].view(torch.uint8), _bytes(stored)[source])
-            expect(same, "what is exported is not what was written")
+    for side, given in enumerate((key, value)):
+        stored = _stored(given.view(_BLOCKS, size, _KV_HEADS, _HEAD_DIM), kv_dtype)
+        same = torch.equal(_bytes(blocks[:, side]).cpu(), stored[source.cpu()])
+        expect(same, "what is exported is not what was written")
     model = [part.cpu().clone() for part in pool.parts]
     for part in (model[place] for place in range(1, len(model), _LAYERS)):
         part[target.cpu()] = part[source.cpu()]
@@ -130,8 +129,10 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(torch.uint8)
 
 
-def _segments(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
-    pool = _pool(backend, dtype, kv_dtype)
+def _segments(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype, number: int) -> None:
+    pool = _pool(backend, dtype, kv_dtype, number)
+    if not pool.layout.canonical:
+        raise Skipped("segments are of canonical layouts; others leave by export_blocks")
     generator = torch.Generator().manual_seed(1)
     pool.buffer.copy_(torch.randint(0, 120, pool.buffer.shape, generator=generator))
     host = pool.buffer.cpu().clone()
@@ -151,11 +152,11 @@ def _segments(backend: Backend, dtype: torch.dtype, kv_dtype: torch.dtype) -> No
         expect(torch.equal(part[1], part[3]), "moving a block's segments does not move the block")
 
 
-def _rope_and_write(backend: Backend, dtype: torch.dtype, has_norm: bool) -> None:
+def _rope_and_write(backend: Backend, dtype: torch.dtype, number: int, has_norm: bool) -> None:
     results = []
     # The contract's own composition, and what the backend makes of it.
     for method in (Attention.rope_and_write, type(backend.attention).rope_and_write):
-        pool = _pool(backend, dtype, dtype)
+        pool = _pool(backend, dtype, dtype, number)
         slots = _slots(pool, 37)
         heads = _HEADS + 2 * _KV_HEADS
         qkv = _normal(backend, dtype, len(slots), heads, _HEAD_DIM)
