@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from windlass.config import BackendConfig
 from windlass.plugin.examine import Findings, OfferedOps, examine, offered_ops
-from windlass.plugin.isolation import examine_in_child, offered_ops_in_child
+from windlass.plugin.isolation import ask_findings, ask_ops
 from windlass.plugin.spec import (
     BACKENDS_GROUP,
     OPS_GROUP,
@@ -110,19 +110,30 @@ def discover(
     if not sources:
         return ()
 
-    def look(name: str) -> FoundPlugin:
-        return _look(sources[name], name in config.disabled_plugins, probe_timeout)
-
-    with ThreadPoolExecutor(max_workers=len(sources)) as threads:
-        outside = {
-            name: threads.submit(look, name) for name in sources if not sources[name][0].trusted
+    refused = {
+        name: refusal
+        for name, several in sources.items()
+        if (refusal := _refusal(several, name in config.disabled_plugins))
+    }
+    asked = {name: several[0] for name, several in sources.items() if name not in refused}
+    findings = {name: Findings(availability=refusal) for name, refusal in refused.items()}
+    with ExitStack() as processes:
+        questions = {
+            name: processes.enter_context(ask_findings(name, source.value, timeout=probe_timeout))
+            for name, source in asked.items()
+            if not source.trusted
         }
-        found = {name: look(name) for name in sources if name not in outside}
-        found |= {name: answer.result() for name, answer in outside.items()}
-    for plugin in found.values():
+        # What is examined in this process is so while the others' processes run.
+        for name in asked.keys() - questions.keys():
+            findings[name] = examine(name, asked[name].load)
+        findings |= {name: question.answer() for name, question in questions.items()}
+    found = tuple(
+        FoundPlugin(source=sources[name][0], findings=findings[name]) for name in sorted(sources)
+    )
+    for plugin in found:
         for warning in plugin.findings.warnings:
             logger.warning("plugin %s (%s): %s", plugin.name, plugin.source.origin, warning)
-    return tuple(found[name] for name in sorted(found))
+    return found
 
 
 def discover_ops(
@@ -152,7 +163,8 @@ def discover_ops(
 def _offer(source: PluginSource, backend: str, arch: str, timeout: float) -> OfferedOps:
     if source.trusted:
         return offered_ops(source.name, source.load, backend, arch)
-    return offered_ops_in_child(source.name, source.value, backend, arch, timeout=timeout)
+    with ask_ops(source.name, source.value, (backend, arch), timeout=timeout) as question:
+        return question.answer()
 
 
 def _sources(
@@ -162,12 +174,13 @@ def _sources(
 ) -> dict[str, list[PluginSource]]:
     listed = metadata.entry_points(group=group) if entry_points is None else entry_points
     sources: dict[str, list[PluginSource]] = {}
+    known: dict[int, tuple[str, str]] = {}
     for entry in listed:
+        if id(entry.dist) not in known:
+            known[id(entry.dist)] = _name_and_version(entry.dist)
+        distribution, version = known[id(entry.dist)]
         source = PluginSource(
-            name=entry.name,
-            value=entry.value,
-            distribution=entry.dist.name if entry.dist else "",
-            version=entry.dist.version if entry.dist else "",
+            name=entry.name, value=entry.value, distribution=distribution, version=version
         )
         sources.setdefault(entry.name, []).append(source)
     for name, plugin in extra.items():
@@ -176,17 +189,19 @@ def _sources(
     return sources
 
 
-def _look(sources: list[PluginSource], disabled: bool, timeout: float) -> FoundPlugin:
-    source = sources[0]
+def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    """Read once for each distribution: every look at `metadata` parses its whole README."""
+    if distribution is None:
+        return "", ""
+    facts = distribution.metadata
+    return facts["Name"], facts["Version"]
+
+
+def _refusal(sources: list[PluginSource], disabled: bool) -> Availability | None:
+    """Why a plugin is not even asked; None when it is."""
     if disabled:
-        unavailable = Availability(status=Status.DISABLED, reason="the settings disable it")
-        return FoundPlugin(source=source, findings=Findings(availability=unavailable))
-    if len(sources) > 1:
-        return FoundPlugin(source=source, findings=Findings(availability=_duplicate(sources)))
-    if source.trusted:
-        return FoundPlugin(source=source, findings=examine(source.name, source.load))
-    findings = examine_in_child(source.name, source.value, timeout=timeout)
-    return FoundPlugin(source=source, findings=findings)
+        return Availability(status=Status.DISABLED, reason="the settings disable it")
+    return _duplicate(sources) if len(sources) > 1 else None
 
 
 def _duplicate(sources: list[PluginSource]) -> Availability:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint
-from typing import IO, TypeVar
+from typing import IO, Generic, TypeVar
 
 import msgspec
 
+from windlass.plugin.child_process import ChildProcess, start
 from windlass.plugin.examine import Findings, OfferedOps, examine, offered_ops
 from windlass.plugin.spec import Availability, Status
 
 Reply = TypeVar("Reply")
+OpsFor = tuple[str, str]
+"""A backend and an architecture, to ask for op providers."""
 
 _BOOT = """\
 import json, sys
@@ -29,37 +34,78 @@ sys.path[:] = request["path"]
 from windlass.plugin.isolation import child_main
 child_main(request["name"], request["value"], request["ops_for"])
 """
-_REAP_SECONDS = 1.0
 
 
-class _NoReply(Exception):
-    """The child ended or was ended without an answer; the text says how."""
+class Question(Generic[Reply]):
+    """A question to a plugin that its process is answering; ask it, then wait for `answer`.
+
+    Used in a `with` statement, whose end also ends the process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        value: str,
+        ops_for: OpsFor | None,
+        kind: type[Reply],
+        no_reply: Callable[[str], Reply],
+        timeout: float,
+    ) -> None:
+        request = {"path": sys.path, "name": name, "value": value, "ops_for": ops_for}
+        command = [sys.executable, "-c", _BOOT, json.dumps(request)]
+        self._kind, self._no_reply, self._timeout = kind, no_reply, timeout
+        self._begun = time.monotonic()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._child: ChildProcess | None = None
+        self._problem = ""
+        try:
+            self._child = start(
+                partial(child_main, name, value, ops_for), command, self._output, self._errors
+            )
+        except OSError as exc:
+            self._problem = f"no process could be started to probe it: {exc}"
+
+    def __enter__(self) -> Question[Reply]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._child is not None and self._child.wait(0.0) is None:
+            self._child.end()
+        self._output.close()
+        self._errors.close()
+
+    def answer(self) -> Reply:
+        """What the plugin said, or what stands for a process that ended or hung."""
+        if self._child is None:
+            return self._no_reply(self._problem)
+        status = self._child.wait(self._begun + self._timeout - time.monotonic())
+        if status is None:
+            return self._no_reply(f"probe did not answer within {self._timeout:g} s")
+        if status != 0:
+            return self._no_reply(_how_it_ended(status, self._errors))
+        self._output.seek(0)
+        try:
+            return msgspec.json.decode(self._output.read(), type=self._kind)
+        except msgspec.MsgspecError as exc:
+            return self._no_reply(f"probe ended without an answer: {exc}")
 
 
-def examine_in_child(name: str, value: str, *, timeout: float) -> Findings:
+def ask_findings(name: str, value: str, *, timeout: float) -> Question[Findings]:
     """`examine` for the entry point value `value` in a child process, in at most `timeout` s."""
-    try:
-        return _ask(name, value, None, Findings, timeout)
-    except _NoReply as exc:
-        broken = Availability(
-            status=Status.BROKEN,
-            reason=str(exc),
-            hint="update or uninstall the plugin, or disable it",
-        )
-        return Findings(availability=broken)
+    return Question(name, value, None, Findings, _broken, timeout)
 
 
-def offered_ops_in_child(
-    name: str, value: str, backend: str, arch: str, *, timeout: float
-) -> OfferedOps:
+def ask_ops(name: str, value: str, ops_for: OpsFor, *, timeout: float) -> Question[OfferedOps]:
     """`offered_ops` for the entry point value `value` in a child process."""
-    try:
-        return _ask(name, value, (backend, arch), OfferedOps, timeout)
-    except _NoReply as exc:
-        return OfferedOps(problem=str(exc))
+
+    def no_reply(problem: str) -> OfferedOps:
+        return OfferedOps(problem=problem)
+
+    return Question(name, value, ops_for, OfferedOps, no_reply, timeout)
 
 
-def child_main(name: str, value: str, ops_for: tuple[str, str] | None) -> None:
+def child_main(name: str, value: str, ops_for: OpsFor | None) -> None:
     """Body of the child: one answer as JSON on its standard output, the plugin's prints aside."""
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -71,49 +117,11 @@ def child_main(name: str, value: str, ops_for: tuple[str, str] | None) -> None:
     os._exit(0)  # a plugin's threads and exit handlers could keep the process
 
 
-def _ask(
-    name: str, value: str, ops_for: tuple[str, str] | None, kind: type[Reply], timeout: float
-) -> Reply:
-    request = {"path": sys.path, "name": name, "value": value, "ops_for": ops_for}
-    command = [sys.executable, "-c", _BOOT, json.dumps(request)]
-    # Files, not pipes: a process that the plugin left behind could keep a pipe open.
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        try:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-            )
-        except OSError as exc:
-            raise _NoReply(f"no process could be started to probe it: {exc}") from exc
-        _wait(child, timeout)
-        if child.returncode != 0:
-            raise _NoReply(_how_it_ended(child.returncode, errors))
-        output.seek(0)
-        try:
-            return msgspec.json.decode(output.read(), type=kind)
-        except msgspec.MsgspecError as exc:
-            raise _NoReply(f"probe ended without an answer: {exc}") from exc
-
-
-def _wait(child: subprocess.Popen[bytes], timeout: float) -> None:
-    try:
-        child.wait(timeout)
-    except subprocess.TimeoutExpired as exc:
-        raise _NoReply(f"probe did not answer within {timeout:g} s") from exc
-    finally:
-        if child.returncode is None:
-            _end(child)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    os.killpg(child.pid, signal.SIGKILL)
-    try:
-        child.wait(_REAP_SECONDS)
-    except subprocess.TimeoutExpired:  # stuck inside a driver: the kernel reaps it when it can
-        return
+def _broken(problem: str) -> Findings:
+    broken = Availability(
+        status=Status.BROKEN, reason=problem, hint="update or uninstall the plugin, or disable it"
+    )
+    return Findings(availability=broken)
 
 
 def _how_it_ended(returncode: int, errors: IO[bytes]) -> str:
