@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 KEYS_PER_ROUND = 128
@@ -41,9 +42,8 @@ class Tiles(NamedTuple):
 
 def write(blocks: KVBlocks, key: jax.Array, value: jax.Array, slots: jax.Array) -> KVBlocks:
     """Store `key` and `value` `[T, Hkv, D]` at int32 `slots` `[T]`; slots past the end are left."""
-    count, size = blocks.keys.shape[:2]
-    # A negative slot would count from the end; those of padding lie past it, and are dropped.
-    block, offset = jnp.minimum(slots // size, count), slots % size
+    size = blocks.keys.shape[1]
+    block, offset = slots // size, slots % size
 
     def stored(part: jax.Array, new: jax.Array) -> jax.Array:
         return part.at[block, offset].set(new.astype(part.dtype), mode="drop")
@@ -95,9 +95,9 @@ def attend(blocks: KVBlocks, query: jax.Array, tiles: Tiles, window: int) -> jax
     first, end = _rounds(tiles.positions, window, keys_per_round)
     sums = lax.fori_loop(first, end, look, start)
     # A tile's queries that are no tokens have seen nothing.
-    out = sums.weighted / jnp.maximum(sums.total, jnp.finfo(jnp.float32).tiny)
+    out = sums.weighted / jnp.maximum(sums.total, np.finfo(np.float32).tiny)
     out = out.transpose(0, 3, 1, 2, 4).reshape(num_tiles * width, -1, head_dim)
-    return out[tiles.place].astype(query.dtype)
+    return jnp.asarray(out[tiles.place], query.dtype)
 
 
 def blocks_per_round(block_size: int) -> int:
@@ -112,7 +112,7 @@ def _rounds(
     end = jnp.max(positions) // keys_per_round + 1
     if not window:
         return 0, end
-    smallest = jnp.min(jnp.where(positions < 0, jnp.iinfo(jnp.int32).max, positions))
+    smallest = jnp.min(jnp.where(positions < 0, np.iinfo(np.int32).max, positions))
     return jnp.maximum(smallest - window + 1, 0) // keys_per_round, end
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from windlass.step import ScheduledRow
@@ -13,17 +14,20 @@ from windlass_jax.model import Batch
 TILE = 16
 """Queries of a tile in a step with prefill; a step of decodes alone has tiles of one."""
 
-SMALLEST_PREFILL = 32
-"""Tokens of the smallest bucket of a step with prefill."""
+FEW_TOKENS, MANY_TOKENS = 32, 128
+"""Tokens of the two smallest buckets of a step with prefill; behind them each doubles."""
+
+FEW_TILES = 16
+"""Tiles of the smallest bucket of a step with prefill."""
 
 
-def make_batch(rows: Sequence[ScheduledRow], padding_row: int) -> Batch:
+def make_batch(rows: Sequence[ScheduledRow], padding_row: int, device: jax.Device) -> Batch:
     """The tokens of a step in order, grouped into tiles; padding reads the row `padding_row`."""
     decodes = all(row.is_decode for row in rows)
     width = 1 if decodes else TILE
     lens = np.array([row.num_tokens for row in rows], dtype=np.int32)
     count = int(lens.sum())
-    size = bucket(count) if decodes else bucket(max(count, 2), SMALLEST_PREFILL)
+    size = bucket(count) if decodes else _prefill_bucket(count)
     row_of = np.repeat(np.array([row.row for row in rows], dtype=np.int32), lens)
     starts = np.cumsum(lens) - lens
     within = np.arange(count, dtype=np.int32) - np.repeat(starts, lens).astype(np.int32)
@@ -34,18 +38,23 @@ def make_batch(rows: Sequence[ScheduledRow], padding_row: int) -> Batch:
     per_row = -(-lens // width)
     first_tile = np.cumsum(per_row) - per_row
     place = (np.repeat(first_tile, lens) * width + within).astype(np.int32)
-    num_tiles = size if decodes else bucket(max(int(per_row.sum()), 2), max(size // TILE, 8))
+    num_tiles = size if decodes else bucket(max(int(per_row.sum()), 2), FEW_TILES)
     tile_tokens = np.full(num_tiles * width, size, dtype=np.int32)
     tile_positions = np.full(num_tiles * width, -1, dtype=np.int32)
     tile_tokens[place] = np.arange(count, dtype=np.int32)
     tile_positions[place] = positions
     tile_rows = np.repeat(np.array([row.row for row in rows], dtype=np.int32), per_row)
-    return Batch(
-        token_ids=padded(token_ids, size, 0, np.int32),
-        rows=padded(row_of, size, padding_row, np.int32),
-        positions=padded(positions, size, -1, np.int32),
-        tile_rows=padded(tile_rows, num_tiles, padding_row, np.int32),
-        tile_tokens=tile_tokens.reshape(num_tiles, width),
-        tile_positions=tile_positions.reshape(num_tiles, width),
-        place=padded(place, size, 0, np.int32),
+    arrays = (
+        padded(token_ids, size, 0, np.int32),
+        padded(row_of, size, padding_row, np.int32),
+        padded(positions, size, -1, np.int32),
+        padded(tile_rows, num_tiles, padding_row, np.int32),
+        tile_tokens.reshape(num_tiles, width),
+        tile_positions.reshape(num_tiles, width),
+        padded(place, size, 0, np.int32),
     )
+    return Batch(*jax.device_put(arrays, device))
+
+
+def _prefill_bucket(count: int) -> int:
+    return FEW_TOKENS if count <= FEW_TOKENS else bucket(count, MANY_TOKENS)

@@ -1,6 +1,8 @@
-"""Shapes that are compiled: each size is rounded up to one of a few, so that steps share programs."""
+"""Shapes that are compiled: sizes are rounded up to a few, so that steps share programs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,9 @@ def bucket(count: int, smallest: int = SMALLEST) -> int:
     return max(smallest, 1 << (count - 1).bit_length())
 
 
-def padded(values: npt.ArrayLike, size: int, fill: int | float, dtype: npt.DTypeLike) -> npt.NDArray:
+def padded(
+    values: npt.ArrayLike, size: int, fill: int | float, dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
     """`values` `[n, ...]` as an array `[size, ...]`; `fill` stands behind them."""
     array = np.asarray(values, dtype=dtype)
     out = np.full((size, *array.shape[1:]), fill, dtype=dtype)

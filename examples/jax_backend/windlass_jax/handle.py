@@ -18,7 +18,7 @@ class TokenPart(NamedTuple):
 
     rows: list[ScheduledRow]
     tokens: jax.Array
-    counts: list[int | None]
+    wanted: list[int | None]
     logprobs: Logprobs | None
 
 
@@ -27,7 +27,7 @@ class PromptPart(NamedTuple):
 
     request_id: str
     targets: list[int]
-    count: int
+    num_top: int
     logprobs: Logprobs
 
 
@@ -49,16 +49,16 @@ class Launched:
     def done(self) -> bool:
         """Whether the device has finished."""
         arrays = [self._last, *(part.logprobs.top for part in self._prompts)]
-        return all(array.is_ready() for array in arrays)
+        return all(array.is_ready() for array in arrays)  # type: ignore[attr-defined]
 
     def collect(self) -> StepResult:
         """Wait for the device and read what the step produced."""
-        jax.block_until_ready(self._last)
+        self._last.block_until_ready()
         result = StepResult(step_id=self._step_id, tokens={})
         if self._sampled is not None:
             _read_tokens(self._sampled, result)
         for part in self._prompts:
-            entries = _entries(part.targets, part.logprobs, [part.count] * len(part.targets))
+            entries = _entries(part.targets, part.logprobs, [part.num_top] * len(part.targets))
             result.prompt_logprobs.setdefault(part.request_id, []).extend(entries)
         return result
 
@@ -72,9 +72,9 @@ def _read_tokens(part: TokenPart, result: StepResult) -> None:
             result.errors[row.request_id] = NOT_FINITE
     if part.logprobs is None:
         return
-    counts = [count or 0 for count in part.counts]
+    counts = [count or 0 for count in part.wanted]
     entries = _entries(tokens[: len(counts)], part.logprobs, counts)
-    for row, wanted, entry in zip(part.rows, part.counts, entries, strict=True):
+    for row, wanted, entry in zip(part.rows, part.wanted, entries, strict=True):
         if wanted is not None:
             result.logprobs[row.request_id] = entry
 

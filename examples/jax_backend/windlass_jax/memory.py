@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from windlass.backend import Capabilities
 from windlass.checkpoint import DecoderConfig, ModelDescription
 from windlass.config import EngineConfig
 from windlass.errors import OutOfMemoryError, UnsupportedError
 from windlass.plugin.host_memory import host_memory
+from windlass_jax.attention import KVBlocks
+from windlass_jax.model import Cache
 from windlass_jax.weights import DTYPES
 
 _GIB = 1 << 30
@@ -22,9 +25,8 @@ def check_supported(config: EngineConfig, described: ModelDescription) -> str:
     Raises:
         UnsupportedError: a setting or the model asks for what this runner does not do.
     """
-    dtype = config.model.dtype
-    if dtype == "auto":
-        dtype = described.dtype or "float32"
+    asked = config.model.dtype
+    dtype = (described.dtype or "float32") if asked == "auto" else str(asked)
     refusals = {
         f"dtype {dtype!r} (it has {', '.join(DTYPES)})": dtype not in DTYPES,
         f"quantization {config.model.quantization!r}": config.model.quantization is not None,
@@ -68,21 +70,28 @@ def _activation_bytes(
     per_token = 6 * decoder.hidden_size + 4 * decoder.mlp_width + 4 * decoder.q_size
     sampled = min(scheduler.max_num_seqs, tokens)
     logits = sampled * decoder.vocab_size * 32
-    return 2 * tokens * (per_token * np.dtype(jnp.dtype(dtype)).itemsize + 16 * decoder.q_size) + logits
+    return 2 * tokens * (per_token * jnp.dtype(dtype).itemsize + 16 * decoder.q_size) + logits
 
 
-def zeros_on(shape: tuple[int, ...], dtype: str, device: jax.Device) -> jax.Array:
-    """Zeros on the device.
+def new_cache(num_layers: int, shape: tuple[int, ...], dtype: str, device: jax.Device) -> Cache:
+    """Zeros for the keys and the values of each layer, `shape` `[B, block_size, Hkv, D]` each.
 
     Raises:
         OutOfMemoryError: they do not fit.
     """
+
+    def zeros() -> jax.Array:
+        return jnp.zeros(shape, dtype, device=device)
+
     try:
-        return jax.block_until_ready(jnp.zeros(shape, dtype, device=device))
+        cache = tuple(KVBlocks(zeros(), zeros()) for _ in range(num_layers))
+        for blocks in cache:
+            blocks.values.block_until_ready()
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        size = np.prod(shape) * jnp.dtype(dtype).itemsize / _GIB
+        size = 2 * num_layers * math.prod(shape) * jnp.dtype(dtype).itemsize / _GIB
         raise OutOfMemoryError(
-            f"reserving {size:.2f} GiB for a part of the KV cache failed: "
+            f"reserving {size:.2f} GiB for the KV cache failed: "
             f"{host_memory().available / _GIB:.2f} GiB are free. Lower memory_utilization or "
             f"max_model_len."
         ) from error
+    return cache

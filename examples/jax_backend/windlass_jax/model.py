@@ -1,4 +1,4 @@
-"""The decoder: Llama, Mistral, Qwen2 and Qwen3 without experts, one compiled program a bucket."""
+"""The decoder: Llama, Mistral, Qwen2 and Qwen3 without experts, one compiled layer a bucket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,15 @@ class Batch(NamedTuple):
     place: jax.Array
 
 
-@partial(jax.jit, static_argnames="config", donate_argnames="cache")
+class _Step(NamedTuple):
+    """What every layer needs: the tiles, where keys go, and the rotations `[T, 1, D / 2]`."""
+
+    tiles: Tiles
+    slots: jax.Array
+    cos: jax.Array
+    sin: jax.Array
+
+
 def forward(
     weights: Weights,
     cache: Cache,
@@ -41,31 +49,66 @@ def forward(
     batch: Batch,
     config: DecoderConfig,
 ) -> tuple[jax.Array, Cache]:
-    """Hidden states `[T, H]` after the final norm, and the cache with the tokens' keys and values.
+    """Hidden states `[T, H]` before the final norm, and the cache with the tokens' keys and values.
 
     `block_tables` int32 `[rows, C]` and `last_token` int32 `[rows]` are the request table. The
-    cache is donated: XLA writes into it where it lies.
+    cache is given away. All layers run one program, which is compiled once and not once a layer.
     """
-    size = cache[0].keys.shape[1]
-    tables = block_tables[batch.tile_rows]
-    tiles = Tiles(tables, batch.tile_tokens, batch.tile_positions, batch.place)
-    width = batch.tile_tokens.shape[1]
-    block = tables[batch.place // width, jnp.maximum(batch.positions, 0) // size]
-    past_the_end = cache[0].keys.shape[0] * size
-    slots = jnp.where(batch.positions < 0, past_the_end, block * size + batch.positions % size)
-    token_ids = jnp.where(batch.token_ids < 0, last_token[batch.rows], batch.token_ids)
-    cos, sin = jnp.split(weights.cos_sin[jnp.maximum(batch.positions, 0)][:, None], 2, axis=-1)
-    hidden = weights.embedding[token_ids]
+    capacity = cache[0].keys.shape[:2]
+    hidden, step = _begin(
+        weights.embedding, weights.cos_sin, block_tables, last_token, batch, capacity
+    )
     written = []
-    for layer, blocks, window in zip(weights.layers, cache, config.windows, strict=True):
-        normed = _rms_norm(hidden, layer.input_norm, config.rms_norm_eps)
-        query, key, value = _project(layer, normed, cos, sin, config)
-        blocks = write(blocks, key, value, slots)  # noqa: PLW2901
-        written.append(blocks)
-        attended = attend(blocks, query, tiles, window)
-        hidden = hidden + _linear(layer.o, attended.reshape(len(hidden), -1))
-        hidden = hidden + _mlp(layer, hidden, config.rms_norm_eps)
-    return _rms_norm(hidden, weights.norm, config.rms_norm_eps), tuple(written)
+    for weight, blocks, window in zip(weights.layers, cache, config.windows, strict=True):
+        hidden, new_blocks = _layer(weight, blocks, hidden, step, config, window)
+        written.append(new_blocks)
+    return hidden, tuple(written)
+
+
+@partial(jax.jit, static_argnames="capacity")
+def _begin(
+    embedding: jax.Array,
+    cos_sin: jax.Array,
+    block_tables: jax.Array,
+    last_token: jax.Array,
+    batch: Batch,
+    capacity: tuple[int, int],
+) -> tuple[jax.Array, _Step]:
+    """Embeddings `[T, H]`, and the step; `capacity` is (blocks, tokens of a block)."""
+    num_blocks, size = capacity
+    tables = block_tables[batch.tile_rows]
+    width = batch.tile_tokens.shape[1]
+    positions = jnp.maximum(batch.positions, 0)
+    block = tables[batch.place // width, positions // size]
+    slots = jnp.where(batch.positions < 0, num_blocks * size, block * size + positions % size)
+    token_ids = jnp.where(batch.token_ids < 0, last_token[batch.rows], batch.token_ids)
+    cos, sin = jnp.split(cos_sin[positions][:, None], 2, axis=-1)
+    tiles = Tiles(tables, batch.tile_tokens, batch.tile_positions, batch.place)
+    return embedding[token_ids], _Step(tiles, slots, cos, sin)
+
+
+@partial(jax.jit, static_argnames=("config", "window"), donate_argnames=("blocks", "hidden"))
+def _layer(
+    layer: Layer,
+    blocks: KVBlocks,
+    hidden: jax.Array,
+    step: _Step,
+    config: DecoderConfig,
+    window: int,
+) -> tuple[jax.Array, KVBlocks]:
+    """One layer. Its blocks are donated: XLA writes keys and values where they lie."""
+    normed = _rms_norm(hidden, layer.input_norm, config.rms_norm_eps)
+    query, key, value = _project(layer, normed, step.cos, step.sin, config)
+    blocks = write(blocks, key, value, step.slots)
+    attended = attend(blocks, query, step.tiles, window)
+    hidden = hidden + _linear(layer.o, attended.reshape(len(hidden), -1))
+    return hidden + _mlp(layer, hidden, config.rms_norm_eps), blocks
+
+
+@partial(jax.jit, static_argnames="eps")
+def final_states(hidden: jax.Array, index: jax.Array, norm: jax.Array, eps: float) -> jax.Array:
+    """The hidden states at int32 `index` `[R]` after the final norm: `[R, H]`."""
+    return _rms_norm(hidden[index], norm, eps)
 
 
 def logits_of(lm_head: jax.Array, hidden: jax.Array) -> jax.Array:

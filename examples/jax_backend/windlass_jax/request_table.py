@@ -8,10 +8,12 @@ host has seen the tokens of the step before.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from windlass.step import NewRow, SamplingParams, ScheduledRow
 from windlass_jax.buckets import bucket, padded
@@ -71,45 +73,44 @@ class RequestTable:
     def enter_blocks(self, new_rows: list[NewRow], blocks: list[tuple[int, int, int]]) -> None:
         """Enter whole block tables, then single blocks of (row, index, block id)."""
         triples = [
-            (new.row, index, block)
-            for new in new_rows
-            for index, block in enumerate(new.block_ids)
+            (new.row, index, block) for new in new_rows for index, block in enumerate(new.block_ids)
         ]
         triples += blocks
         if triples:
             count = bucket(max(len(triples), 2), 16)
-            array = padded(triples, count, self.padding_row + 1, np.int32)
+            array = jax.device_put(
+                padded(triples, count, self.padding_row + 1, np.int32), self._device
+            )
             self.block_tables = _enter_blocks(self.block_tables, array)
 
-    def wishes(
-        self, sampled: list[tuple[ScheduledRow, int]]
-    ) -> tuple[Wishes, Features]:
-        """What rows that sample ask for; each comes with the index of its last hidden state."""
-        params = [self._sampling[row.row] for row, _ in sampled]
+    def wishes(self, sampled: list[ScheduledRow]) -> tuple[Wishes, Features]:
+        """What the rows that sample ask for."""
+        params = [self._sampling[row.row] for row in sampled]
         size = bucket(len(sampled))
 
-        def column(values: list[int] | list[float], fill: float, dtype: type) -> np.ndarray:
+        def column(values: list[int] | list[float], fill: float, dtype: type) -> npt.NDArray[Any]:
             return padded(values, size, fill, dtype)
 
         seeds = np.array([p.seed or 0 for p in params], dtype=np.int64).view(np.uint32)
         biases = self._biases(sampled)
         count = bucket(max(len(biases), 2))
-        entries = padded([b[:2] for b in biases] or np.zeros((0, 2)), count, size, np.int32)
-        wishes = Wishes(
-            index=column([index for _, index in sampled], 0, np.int32),
-            rows=column([row.row for row, _ in sampled], self.padding_row, np.int32),
-            temperature=column([0.0 if p.greedy else p.temperature for p in params], 0, np.float32),
-            top_k=column([min(max(p.top_k, 0), self._vocab_size) for p in params], 0, np.int32),
-            top_p=column([p.top_p for p in params], 1, np.float32),
-            min_p=column([p.min_p for p in params], 0, np.float32),
-            repetition=column([p.repetition_penalty for p in params], 1, np.float32),
-            frequency=column([p.frequency_penalty for p in params], 0, np.float32),
-            presence=column([p.presence_penalty for p in params], 0, np.float32),
-            seed=padded(seeds.reshape(-1, 2), size, 0, np.uint32),
-            position=column([row.start + row.num_tokens for row, _ in sampled], 0, np.int32),
-            bias_at=entries,
-            bias=padded([b[2] for b in biases], count, 0, np.float32),
+        places = np.array([entry[:2] for entry in biases], dtype=np.int32).reshape(-1, 2)
+        # In the order of the fields.
+        columns = (
+            column([row.row for row in sampled], self.padding_row, np.int32),
+            column([0.0 if p.greedy else p.temperature for p in params], 0, np.float32),
+            column([min(max(p.top_k, 0), self._vocab_size) for p in params], 0, np.int32),
+            column([p.top_p for p in params], 1, np.float32),
+            column([p.min_p for p in params], 0, np.float32),
+            column([p.repetition_penalty for p in params], 1, np.float32),
+            column([p.frequency_penalty for p in params], 0, np.float32),
+            column([p.presence_penalty for p in params], 0, np.float32),
+            padded(seeds.reshape(-1, 2), size, 0, np.uint32),
+            column([row.start + row.num_tokens for row in sampled], 0, np.int32),
+            padded(places, count, size, np.int32),
+            padded([entry[2] for entry in biases], count, 0, np.float32),
         )
+        wishes = Wishes(*jax.device_put(columns, self._device))
         drawn = [p for p in params if not p.greedy]
         features = Features(
             random=bool(drawn),
@@ -118,10 +119,10 @@ class RequestTable:
         )
         return wishes, features
 
-    def _biases(self, sampled: list[tuple[ScheduledRow, int]]) -> list[tuple[int, int, float]]:
+    def _biases(self, sampled: list[ScheduledRow]) -> list[tuple[int, int, float]]:
         """(row of the sample, token, amount); stop tokens are forbidden before min_tokens."""
         entries: list[tuple[int, int, float]] = []
-        for number, (row, _) in enumerate(sampled):
+        for number, row in enumerate(sampled):
             params = self._sampling[row.row]
             entries += [(number, token, b) for token, b in (params.logit_bias or {}).items()]
             if row.output_index < params.min_tokens:
@@ -136,7 +137,9 @@ class RequestTable:
         prompt[new.token_ids[: new.prompt_len]] = True
         outputs = new.token_ids[new.prompt_len :]
         counts = np.bincount(np.asarray(outputs, np.int64), minlength=self._vocab_size)
-        self.seen = _enter_seen(self.seen, new.row, prompt, counts.astype(np.int32))
+        self.seen = _enter_seen(
+            self.seen, new.row, *jax.device_put((prompt, counts.astype(np.int32)), self._device)
+        )
 
     def _zeros(self, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
         return jnp.zeros(shape, dtype, device=self._device)

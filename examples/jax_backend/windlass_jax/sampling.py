@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from windlass_jax.model import logits_of
 
@@ -21,14 +22,13 @@ _ROUNDS = 10
 class Wishes(NamedTuple):
     """What the S rows that sample ask for, padded to a bucket.
 
-    `index` int32 `[S]` is the row's last hidden state, `rows` int32 `[S]` its place in the request
-    table. `temperature` (0: greedy), `top_p`, `min_p`, `repetition`, `frequency`, `presence` are
-    float32 `[S]`, `top_k` int32 `[S]` (0: off), `seed` uint32 `[S, 2]` (low, high word) and
-    `position` int32 `[S]` (of the new token). `bias_at` int32 `[E, 2]` (row of S, token) and
-    `bias` float32 `[E]` are added to the logits; a row of S or more is padding.
+    `rows` int32 `[S]` are their places in the request table. `temperature` (0: greedy), `top_p`,
+    `min_p`, `repetition`, `frequency`, `presence` are float32 `[S]`, `top_k` int32 `[S]` (0: off),
+    `seed` uint32 `[S, 2]` (low, high word) and `position` int32 `[S]` (of the new token). `bias_at`
+    int32 `[E, 2]` (row of S, token) and `bias` float32 `[E]` are added to the logits; a row of S or
+    more is padding.
     """
 
-    index: jax.Array
     rows: jax.Array
     temperature: jax.Array
     top_k: jax.Array
@@ -80,12 +80,13 @@ def sample_step(
     wishes: Wishes,
     features: Features,
 ) -> tuple[jax.Array, jax.Array, Seen | None, Logprobs | None]:
-    """(tokens int32 `[S]`, `last_token` with them, `seen` with them, log-probabilities).
+    """Choose a token for each of S rows, from hidden states `[S, H]` after the final norm.
 
-    A row whose logits are not finite numbers has token -1. `seen` is None until a request asks for
-    penalties. Log-probabilities are those of the unchanged logits.
+    Returns the tokens int32 `[S]`, `last_token` and `seen` with the tokens entered, and their
+    log-probabilities by the unchanged logits. A row whose logits are not finite numbers has token
+    -1. `seen` is None until a request asks for penalties.
     """
-    raw = logits_of(lm_head, hidden[wishes.index])
+    raw = logits_of(lm_head, hidden)
     logits = raw.at[wishes.bias_at[:, 0], wishes.bias_at[:, 1]].add(wishes.bias, mode="drop")
     if seen is not None:
         logits = penalize(logits, Seen(seen.prompt[wishes.rows], seen.counts[wishes.rows]), wishes)
@@ -100,11 +101,9 @@ def sample_step(
 
 
 @jax.jit
-def target_logprobs(
-    lm_head: jax.Array, hidden: jax.Array, index: jax.Array, targets: jax.Array
-) -> Logprobs:
-    """Log-probabilities of int32 `targets` `[R]` after the hidden states at int32 `index` `[R]`."""
-    return token_logprobs(logits_of(lm_head, hidden[index]), targets)
+def target_logprobs(lm_head: jax.Array, hidden: jax.Array, targets: jax.Array) -> Logprobs:
+    """Log-probabilities of int32 `targets` `[R]` after the hidden states `[R, H]`."""
+    return token_logprobs(logits_of(lm_head, hidden), targets)
 
 
 def token_logprobs(logits: jax.Array, tokens: jax.Array) -> Logprobs:
@@ -121,9 +120,7 @@ def penalize(logits: jax.Array, seen: Seen, wishes: Wishes) -> jax.Array:
     in_output = seen.counts > 0
     factor = jnp.where(seen.prompt | in_output, wishes.repetition[:, None], 1.0)
     logits = jnp.where(logits > 0, logits / factor, logits * factor)
-    return (
-        logits - wishes.frequency[:, None] * seen.counts - wishes.presence[:, None] * in_output
-    )
+    return logits - wishes.frequency[:, None] * seen.counts - wishes.presence[:, None] * in_output
 
 
 def philox_uniform(seed: jax.Array, position: jax.Array) -> jax.Array:
@@ -136,9 +133,8 @@ def philox_uniform(seed: jax.Array, position: jax.Array) -> jax.Array:
     c1 = c2 = c3 = jnp.zeros_like(c0)
     k0, k1 = seed[:, 0], seed[:, 1]
     for _ in range(_ROUNDS):
-        (high_0, low_0), (high_1, low_1) = _multiply(c0, _MULTIPLIERS[0]), _multiply(
-            c2, _MULTIPLIERS[1]
-        )
+        high_0, low_0 = _multiply(c0, _MULTIPLIERS[0])
+        high_1, low_1 = _multiply(c2, _MULTIPLIERS[1])
         c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
         k0, k1 = k0 + jnp.uint32(_WEYL[0]), k1 + jnp.uint32(_WEYL[1])
     return (c0 >> 8).astype(jnp.float32) * 2.0**-24
@@ -182,4 +178,4 @@ def _threshold(probs: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Arra
     kept = before < top_p[:, None] * ordered.sum(-1, keepdims=True)
     last = jnp.maximum(kept.sum(-1, keepdims=True), 1) - 1
     smallest = jnp.maximum(smallest, jnp.take_along_axis(ordered, last, axis=-1))
-    return jnp.maximum(smallest, jnp.finfo(jnp.float32).tiny)
+    return jnp.maximum(smallest, np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""Weights on the device: what the decoder reads of a checkpoint, in the layout of the checkpoint."""
+"""Weights on the device, in the layout of the checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Layer(NamedTuple):
 class Weights(NamedTuple):
     """A whole decoder: `embedding` and `lm_head` `[V, H]` (one array where they are tied).
 
-    `cos_sin` float32 `[P, D]` holds the cosines, then the sines of every position.
+    `cos_sin` float32 `[P, D]` holds the cosines, then the sines of every position. `nbytes` is the
+    memory of what came from the checkpoint.
     """
 
     embedding: jax.Array
@@ -50,6 +51,7 @@ class Weights(NamedTuple):
     norm: jax.Array
     lm_head: jax.Array
     cos_sin: jax.Array
+    nbytes: int
 
 
 class _Reader:
@@ -59,6 +61,7 @@ class _Reader:
         self._source = source
         self._dtype = dtype
         self._device = device
+        self.nbytes = 0
 
     def tensor(self, name: str, *shape: int) -> jax.Array:
         return self._put(self._source.read(name, *shape))
@@ -73,7 +76,9 @@ class _Reader:
         return Linear(self._put(np.concatenate(weight)), offset)
 
     def _put(self, array: npt.NDArray[Any]) -> jax.Array:
-        return jax.device_put(array.astype(self._dtype), self._device)
+        placed: jax.Array = jax.device_put(array.astype(self._dtype), self._device)
+        self.nbytes += placed.nbytes
+        return placed
 
 
 def read_weights(
@@ -96,15 +101,17 @@ def read_weights(
         report(number / config.num_layers)
         layers.append(_layer(read, config, f"{source.prefix}layers.{number}"))
     tied = config.tie_word_embeddings
-    weights = Weights(
+    norm = read.tensor(f"{source.prefix}norm.weight", config.hidden_size)
+    lm_head = embedding if tied else read.tensor("lm_head.weight", *shape)
+    report(1.0)
+    return Weights(
         embedding=embedding,
         layers=tuple(layers),
-        norm=read.tensor(f"{source.prefix}norm.weight", config.hidden_size),
-        lm_head=embedding if tied else read.tensor("lm_head.weight", *shape),
+        norm=norm,
+        lm_head=lm_head,
         cos_sin=jax.device_put(_cos_sin(config), device),
+        nbytes=read.nbytes,
     )
-    report(1.0)
-    return weights
 
 
 def _layer(read: _Reader, config: DecoderConfig, name: str) -> Layer:
