@@ -267,10 +267,6 @@ class TritonTuning(ABC):
 
 
 def remembered_head_config(tuning: TritonTuning) -> Callable[[int, int], HeadConfig]:
-    """`tuning.head_config`, asked once for each power of two of tokens."""
-    remembered = cache(tuning.head_config)
-
-    def head_config(dim: int, tokens: int) -> HeadConfig:
-        return remembered(dim, 1 << tokens.bit_length() >> 1)
-
-    return head_config
+    """`tuning.head_config`, asked once for each power of two of tokens, and looked up by both."""
+    by_power = cache(tuning.head_config)
+    return cache(lambda dim, tokens: by_power(dim, 1 << tokens.bit_length() >> 1))
