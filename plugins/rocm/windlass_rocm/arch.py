@@ -1,8 +1,8 @@
 """What differs among AMD's GPUs: wavefront, matrix instruction, fp8, local data share. No torch.
 
 Sources: LLVM, "User Guide for AMDGPU Backend" (processors and target ids); AMD, "Instruction Set
-Architecture" of CDNA 2, CDNA 3, CDNA 4, RDNA 3, RDNA 3.5 and RDNA 4. Which fp8 a chip converts by
-instruction shows in what Triton compiles (`tests/plugins/rocm/test_offline.py`).
+Architecture" of CDNA 2, CDNA 3, CDNA 4, RDNA 3, RDNA 3.5 and RDNA 4. Triton 3.9 uses the fp8
+conversions of CDNA 3 and 4; on RDNA 4 it computes what the chip has an instruction for.
 """
 
 from __future__ import annotations

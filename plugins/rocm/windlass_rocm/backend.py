@@ -1,10 +1,46 @@
-"""The rocm backend: torch's reference operations on an AMD GPU."""
+"""The ROCm backend: Triton kernels over a head-major KV cache, whole decode steps as graphs."""
 
 from __future__ import annotations
 
-from windlass.backend import TorchBackend
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from windlass.backend import BackendConfig, Capabilities, GraphSupport
+from windlass.backend.triton.backend import CAPABILITIES, TritonBackend
+from windlass.plugin import BackendSpec, OpProvider
+from windlass_rocm.allocator import RocmAllocator
+from windlass_rocm.device import RocmDevice
 
 
-class RocmBackend(TorchBackend):
-    """Runs the torch reference path on the GPU: correct, not yet fast. There are no kernels of
-    its own, and steps are not captured as graphs."""
+class RocmBackend(TritonBackend):
+    """The Triton backend with AMD's tables; an fp8 cache is of the chip's own format.
+
+    Memory statistics are coarse, so the KV cache leaves a margin (`RocmAllocator`).
+    """
+
+    default_capabilities: ClassVar[Capabilities | None] = replace(
+        CAPABILITIES,
+        graph=GraphSupport.DECODE_UNIFORM,
+        memory_statistics="coarse",
+        collectives=("nccl", "gloo"),  # torch calls RCCL so
+    )
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        config: BackendConfig,
+        *,
+        arch: str = "",
+        op_providers: Iterable[OpProvider] = (),
+    ) -> None:
+        del arch  # the device tells its own
+        device = RocmDevice(config.device_index)
+        device.activate()  # the ops are those of the current GPU
+        super().__init__(spec, config, device.tuning, device, op_providers=op_providers)
+        fp8 = device.tuning.chip.fp8
+        if fp8 is not None:
+            self.capabilities = replace(self.capabilities, fp8_dtype=getattr(torch, fp8))
+        self.allocator = RocmAllocator(device, self.capabilities)

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 
 from windlass.backend.triton.attention_specs import Use, use_specs
-from windlass.backend.triton.kernel_specs import kernel_specs
+from windlass.backend.triton.row_specs import fp8_cache_specs
 from windlass.kernels.triton.launch import KernelSpec
-from windlass.testing.offline import CompiledKernel, OfflineKernels, Target
+from windlass.testing.offline import CompiledKernel
+from windlass.testing.triton_kernels import TritonKernels
 from windlass_rocm.arch import ARCHITECTURES, architecture_of
 from windlass_rocm.tuning import RocmTuning
 
-_UNITS = 304
-"""Of an MI300X: with the chip's number change only the splits of a product."""
 _USES = (
     Use(torch.bfloat16, torch.bfloat16, 80, 4),
     Use(torch.bfloat16, torch.bfloat16, 256, 2, everything=True),
@@ -25,7 +24,11 @@ _USES = (
     Use(torch.float32, torch.float32, 256, 4),
 )
 """Heads at every border of the tables, and layers with all that may stand beside a product."""
-_MATRIX = {name: re.compile(rf"\bv_{name}_") for name in ("mfma", "wmma")}
+_INSTRUCTIONS = {
+    "mfma": re.compile(r"\bv_mfma_"),
+    "wmma": re.compile(r"\bv_wmma_"),
+    "fp8": re.compile(r"\bv_cvt_\w*fp8"),
+}
 _NUMBERS = {
     "registers": "vgpr_count",
     "accumulators": "agpr_count",
@@ -36,26 +39,35 @@ _NUMBERS = {
 }
 
 
-class RocmKernels(OfflineKernels):
-    """All kernels of the plugin."""
+class RocmKernels(TritonKernels):
+    """All kernels of the plugin; architectures such as "gfx942"."""
 
     architectures = tuple(ARCHITECTURES)
+    backend = "hip"
+    units = 304  # of an MI300X
 
-    def target(self, arch: str) -> Target:
-        """`arch` such as "gfx942"."""
-        return ("hip", arch, architecture_of(arch).lanes)
+    def tuning(self, arch: str, units: int, device_type: str) -> RocmTuning:
+        """AMD's tables."""
+        return RocmTuning(arch, units, device_type)
 
     def specs(self, arch: str) -> list[KernelSpec]:
         """Every entry of the chip's tables."""
-        tuning = RocmTuning(arch, _UNITS)
-        return [*kernel_specs(tuning), *use_specs(tuning, _USES)]
+        return [*super().specs(arch), *use_specs(self.compiled_tuning(arch), _USES)]
+
+    def fp8_cache_specs(self, arch: str) -> list[KernelSpec]:
+        """Kernels that write an fp8 cache of the chip's own format."""
+        fp8 = architecture_of(arch).fp8
+        assert fp8 is not None
+        return fp8_cache_specs(self.compiled_tuning(arch), getattr(torch, fp8))
 
     def shared_limit(self, arch: str) -> int:
         """The local data share that a workgroup may take."""
         return architecture_of(arch).shared_bytes
 
     def inspect(self, kernel: Any) -> dict[str, int]:  # noqa: ANN401
-        """What the metadata of the code object says, and matrix instructions ("mfma", "wmma").
+        """What the metadata of the code object says, and how often some instructions occur.
+
+        Those are matrix instructions ("mfma", "wmma") and conversions from and to fp8 ("fp8").
 
         LLVM, "User Guide for AMDGPU Backend", code object V5 metadata; "occupancy" is the
         compiler's remark, in wavefronts a SIMD. `registers` holds CDNA's accumulators as well.
@@ -63,7 +75,7 @@ class RocmKernels(OfflineKernels):
         text = kernel.asm["amdgcn"]
         facts = {name: _number(rf"\.{key}:\s+(\d+)", text) for name, key in _NUMBERS.items()}
         facts["occupancy"] = _number(r"; Occupancy: (\d+)", text)
-        return facts | {name: len(found.findall(text)) for name, found in _MATRIX.items()}
+        return facts | {name: len(found.findall(text)) for name, found in _INSTRUCTIONS.items()}
 
     def problems(self, compiled: CompiledKernel, arch: str) -> list[str]:
         """Also a vector register that spills, and wavefronts of the other family's size."""

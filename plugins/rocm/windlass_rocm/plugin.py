@@ -10,19 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from windlass.errors import PluginError
 from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
+    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
     installed_torch,
 )
+from windlass_rocm.arch import architecture_of
 from windlass_rocm.kfd import read_text, visible_devices
+from windlass_rocm.providers import op_providers
 
 SPEC = BackendSpec(
-    name="rocm", target="windlass_rocm.backend:RocmBackend", device_type="cuda", priority=500
+    name="rocm",
+    target="windlass_rocm.backend:RocmBackend",
+    device_type="cuda",
+    priority=500,
+    offline="windlass_rocm.kernel_specs:OFFLINE",
 )
 
 
@@ -48,6 +56,12 @@ def windlass_probe() -> Availability:
     return probe(torch=installed_torch(), paths=SystemPaths(), environ=os.environ)
 
 
+@hookimpl
+def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
+    """Offer the Triton kernels."""
+    return op_providers(arch) if backend == SPEC.name else ()
+
+
 def probe(torch: TorchBuild | None, paths: SystemPaths, environ: Mapping[str, str]) -> Availability:
     """Judge the machine by its torch build and what the kernel shows."""
     driver = read_text(paths.driver_version)
@@ -57,7 +71,7 @@ def probe(torch: TorchBuild | None, paths: SystemPaths, environ: Mapping[str, st
         return missing
     if not devices:
         return _without_device(paths, environ)
-    return _access(paths.device, devices)
+    return _without_kernels(devices) or _access(paths.device, devices, _ignored(environ))
 
 
 def _without_torch(
@@ -91,7 +105,29 @@ def _without_device(paths: SystemPaths, environ: Mapping[str, str]) -> Availabil
     return Availability(status=Status.NO_DEVICE, reason=reason)
 
 
-def _access(device: Path, devices: tuple[DeviceDescription, ...]) -> Availability:
+def _without_kernels(devices: tuple[DeviceDescription, ...]) -> Availability | None:
+    """Not usable: the first GPU, which a process takes unless told otherwise, has no tables."""
+    try:
+        architecture_of(devices[0].arch)
+    except PluginError as error:
+        return Availability(
+            status=Status.NO_DEVICE,
+            reason=str(error),
+            hint="choose another GPU with HIP_VISIBLE_DEVICES" if len(devices) > 1 else "",
+            devices=devices,
+        )
+    return None
+
+
+def _ignored(environ: Mapping[str, str]) -> str:
+    """What to say where two variables that mean the same say different things."""
+    hip, cuda = (environ.get(name) for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"))
+    if hip is None or cuda is None or hip == cuda:
+        return ""
+    return f"HIP_VISIBLE_DEVICES={hip!r} counts, and CUDA_VISIBLE_DEVICES={cuda!r} does not"
+
+
+def _access(device: Path, devices: tuple[DeviceDescription, ...], reason: str) -> Availability:
     if not device.exists():
         return Availability(
             status=Status.NO_DEVICE,
@@ -106,4 +142,4 @@ def _access(device: Path, devices: tuple[DeviceDescription, ...]) -> Availabilit
             hint="add the user to the groups render and video",
             devices=devices,
         )
-    return Availability.available(*devices)
+    return Availability.available(*devices, reason=reason)

@@ -13,13 +13,14 @@ multiplied some channels at a time (`chunk`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 
-from windlass.backend import SUPPORTED, Support
+from windlass.backend import SUPPORTED, Quantization, Support
+from windlass.backend.triton.quantized_tiles import QuantizedTile
 from windlass.backend.triton.tuning import TritonTuning, up_to
 from windlass.kernels.triton.decode_plan import DecodeConfig
 from windlass.kernels.triton.paged_prefill import PrefillConfig
@@ -107,6 +108,14 @@ _FLOAT32_PREFILL: dict[Family, Mapping[int, Prefill]] = {
 }
 
 
+# int8 and int4 are widened on the way, which takes registers: one stage, and half the tile.
+_RDNA_QUANTIZED = (
+    QuantizedTile(16, 64, 4, 2, 4),
+    QuantizedTile(32, 64, 4, 1, 4),
+    QuantizedTile(64, 64, 4, 1, 3),
+)
+
+
 class RocmTuning(TritonTuning):
     """An AMD chip `arch` ("gfx942") with `units` compute units, on RDNA workgroup processors."""
 
@@ -156,6 +165,12 @@ class RocmTuning(TritonTuning):
             chunk=entry.chunk,
             options=self._options(entry.instruction),
         )
+
+    def quantized_tiles(self, quantization: Quantization) -> Sequence[QuantizedTile]:
+        """Smaller ones on RDNA."""
+        if self.chip.family is Family.RDNA:
+            return _RDNA_QUANTIZED
+        return super().quantized_tiles(quantization)
 
     def _options(self, instruction: int = 0) -> Options:
         kpack: Options = (("kpack", 2),) if self.chip.kpack else ()
