@@ -49,13 +49,17 @@ class CompiledKernel:
         return tuple(name for name in self.expects if not self.facts.get(name))
 
 
-class OfflineKernels(ABC):
-    """A backend's kernels for chips that are not here: `BackendSpec.offline` names such an object.
+class KernelTables(ABC):
+    """What a backend's kernels are launched with: `BackendSpec.offline` names such an object.
 
     `architectures` are those that are proved, in the plugin's words ("sm_90", "gfx942").
     """
 
     architectures: tuple[str, ...]
+
+
+class OfflineKernels(KernelTables):
+    """A backend's kernels, to be compiled for chips that are not here."""
 
     @abstractmethod
     def target(self, arch: str) -> Target:
@@ -95,13 +99,25 @@ class OfflineKernels(ABC):
         return found
 
 
-def offline_kernels(offline: str) -> OfflineKernels:
+def kernel_tables(offline: str) -> KernelTables:
     """What `BackendSpec.offline` ("module:attribute") names.
+
+    Raises:
+        PluginError: it is no `KernelTables`.
+    """
+    tables = _resolve(offline)
+    if not isinstance(tables, KernelTables):
+        raise PluginError(f"{offline} is no KernelTables, but {type(tables).__name__}")
+    return tables
+
+
+def offline_kernels(offline: str) -> OfflineKernels:
+    """The same, when it can be compiled.
 
     Raises:
         PluginError: it is no `OfflineKernels`.
     """
-    kernels = _resolve(offline)
+    kernels = kernel_tables(offline)
     if not isinstance(kernels, OfflineKernels):
         raise PluginError(f"{offline} is no OfflineKernels, but {type(kernels).__name__}")
     return kernels

@@ -29,7 +29,9 @@ KERNELS = """
 import triton
 import triton.language as tl
 from windlass.kernels.triton.launch import KernelSpec, LaunchConfig
-from windlass.testing.offline import OfflineKernels
+from windlass.testing.offline import KernelTables, OfflineKernels
+
+TABLES = KernelTables()
 
 @triton.jit
 def double_kernel(x, out, BLOCK: tl.constexpr):
@@ -105,7 +107,12 @@ def test_a_plugin_may_have_no_such_kernels(tmp_path: Path, monkeypatch: pytest.M
     assert outcome.status == "absent"
 
 
+def test_tables_alone_do_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (outcome,) = outcomes(tmp_path, monkeypatch, "kernels:TABLES").values()
+    assert (outcome.status, "where their device is" in outcome.reason) == ("absent", True)
+
+
 def test_what_is_named_must_be_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (outcome,) = outcomes(tmp_path, monkeypatch, "kernels:double_kernel").values()
     assert outcome.status == "failed"
-    assert "is no OfflineKernels" in outcome.reason
+    assert "is no KernelTables" in outcome.reason

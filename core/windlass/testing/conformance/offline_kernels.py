@@ -15,7 +15,7 @@ from windlass.testing.offline import (
     CompiledKernel,
     OfflineKernels,
     compile_kernels,
-    offline_kernels,
+    kernel_tables,
 )
 
 
@@ -25,7 +25,8 @@ def offline_cases(source: PluginSource) -> Iterator[Case]:
     Each architecture is compiled in a process of its own, as many at a time as there are cores.
 
     Raises:
-        Absent: the plugin names no kernels (`BackendSpec.offline`).
+        Absent: the plugin names no kernels (`BackendSpec.offline`), or they compile only where
+            their device is.
         PluginError: the plugin does not describe itself.
     """
     findings = examine(source.name, source.load)
@@ -34,7 +35,9 @@ def offline_cases(source: PluginSource) -> Iterator[Case]:
     offline = findings.spec.offline
     if not offline:
         raise Absent("the plugin names no kernels that compile without its device")
-    kernels = offline_kernels(offline)
+    kernels = kernel_tables(offline)
+    if not isinstance(kernels, OfflineKernels):
+        raise Absent("the plugin's kernels compile only where their device is")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compiled = {
             arch: pool.submit(compile_kernels, offline, arch) for arch in kernels.architectures
