@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARCH",
         default="",
         help="run the kernels on the host, in Triton's interpreter, as they are launched on ARCH "
-        f"(levels {', '.join(INTERPRETED_LEVELS)})",
+        f"(levels {' and '.join(INTERPRETED_LEVELS)})",
     )
 
 
