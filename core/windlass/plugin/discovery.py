@@ -6,6 +6,7 @@ here, a third party's in a child process (`windlass.plugin.isolation`).
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -174,9 +175,9 @@ def _sources(
 ) -> dict[str, list[PluginSource]]:
     listed = metadata.entry_points(group=group) if entry_points is None else entry_points
     sources: dict[str, list[PluginSource]] = {}
-    known: dict[int, tuple[str, str]] = {}
+    known: dict[int, tuple[str, str]] = {id(None): ("", "")}
     for entry in listed:
-        if id(entry.dist) not in known:
+        if entry.dist is not None and id(entry.dist) not in known:
             known[id(entry.dist)] = _name_and_version(entry.dist)
         distribution, version = known[id(entry.dist)]
         source = PluginSource(
@@ -189,12 +190,15 @@ def _sources(
     return sources
 
 
-def _name_and_version(distribution: metadata.Distribution | None) -> tuple[str, str]:
-    """Read once for each distribution: every look at `metadata` parses its whole README."""
-    if distribution is None:
-        return "", ""
-    facts = distribution.metadata
-    return facts["Name"], facts["Version"]
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """From the head of the metadata, read once for each distribution.
+
+    What `importlib.metadata` does for it, at each call, is to parse the whole README as an email.
+    """
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head = itertools.takewhile(str.strip, text.splitlines())
+    facts = dict(line.split(": ", 1) for line in head if ": " in line)
+    return facts.get("Name", ""), facts.get("Version", "")
 
 
 def _refusal(sources: list[PluginSource], disabled: bool) -> Availability | None:
