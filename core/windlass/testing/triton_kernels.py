@@ -18,7 +18,7 @@ from windlass.kernels.triton.launch import KernelSpec
 from windlass.kernels.triton.quantized_linear import unpacked
 from windlass.plugin.spec import BackendSpec
 from windlass.plugin.triton_ops import triton_op_providers
-from windlass.testing.offline import OfflineKernels, Target, offline_kernels
+from windlass.testing.offline import KernelTables, OfflineKernels, Target, kernel_tables
 
 _INTERPRETED_UNITS = 4
 """Programs run one after the other here, so decodes are cut up for a chip of few units."""
@@ -32,8 +32,16 @@ INTERPRETED = _Interpreted()
 """The ops of the last interpreted backend that was made: what its op providers name."""
 
 
-class TritonKernels(OfflineKernels):
-    """All kernels with a plugin's tables.
+class TritonTables(KernelTables):
+    """A plugin's tables for all kernels: enough to interpret them."""
+
+    @abstractmethod
+    def tuning(self, arch: str, units: int, device_type: str) -> TritonTuning:
+        """The tables of an architecture for tensors of torch's `device_type`."""
+
+
+class TritonKernels(TritonTables, OfflineKernels):
+    """All kernels with a plugin's tables, for a chip whose compiler comes with Triton.
 
     `backend` is Triton's name of the compiler, `units` those of a chip whose tables are compiled:
     with them change only the splits of a product.
@@ -41,10 +49,6 @@ class TritonKernels(OfflineKernels):
 
     backend: str
     units: int
-
-    @abstractmethod
-    def tuning(self, arch: str, units: int, device_type: str) -> TritonTuning:
-        """The tables of an architecture for tensors of torch's `device_type`."""
 
     def target(self, arch: str) -> Target:
         """The architecture's name is Triton's too, unless a plugin says otherwise."""
@@ -83,12 +87,12 @@ def interpreted_backend(
     Raises:
         PluginError: there are no tables for this architecture.
     """
-    kernels = offline_kernels(offline)
-    if not isinstance(kernels, TritonKernels):
-        raise PluginError(f"{offline} is no TritonKernels: there are no tables to interpret")
-    if arch not in kernels.architectures:
-        raise PluginError(f"no tables for {arch!r}; there are: {', '.join(kernels.architectures)}")
-    return interpreted(kernels.tuning(arch, _INTERPRETED_UNITS, "cpu"), config or BackendConfig())
+    tables = kernel_tables(offline)
+    if not isinstance(tables, TritonTables):
+        raise PluginError(f"{offline} is no TritonTables: there are no tables to interpret")
+    if arch not in tables.architectures:
+        raise PluginError(f"no tables for {arch!r}; there are: {', '.join(tables.architectures)}")
+    return interpreted(tables.tuning(arch, _INTERPRETED_UNITS, "cpu"), config or BackendConfig())
 
 
 def interpreted(tuning: TritonTuning, config: BackendConfig) -> InterpretedBackend:

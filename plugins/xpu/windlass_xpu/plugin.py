@@ -25,7 +25,11 @@ from windlass.plugin.triton_ops import triton_op_providers
 from windlass_xpu.sysfs import RenderNode, visible_nodes
 
 SPEC = BackendSpec(
-    name="xpu", target="windlass_xpu.backend:XpuBackend", device_type="xpu", priority=500
+    name="xpu",
+    target="windlass_xpu.backend:XpuBackend",
+    device_type="xpu",
+    priority=500,
+    offline="windlass_xpu.kernel_specs:TABLES",
 )
 _LOADER = "libze_loader.so.1"
 

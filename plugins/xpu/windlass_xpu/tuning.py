@@ -106,4 +106,4 @@ class XpuTuning(TritonTuning):
     def _attention_options(self) -> Options:
         """Twice the registers for half the sub-groups, where the chip has that."""
         large: Options = () if self.family is Family.XE_LP else (("grf_mode", "256"),)
-        return (*self.launch_arguments()["options"], *large)
+        return (*self.launch_arguments().get("options", ()), *large)
