@@ -1,4 +1,4 @@
-"""A plugin that `windlass plugin new` wrote, installed: its own tests, unmodified, prove L0 to L4."""
+"""What `windlass plugin new` wrote, installed: its own tests, unmodified, prove L0 to L4."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -38,15 +38,17 @@ class Entry:
     """One public name.
 
     `path` is the name within its module ("Capabilities.dtypes"), `kind` one of "function", "class",
-    "field", "property", "constant"; `signature` reads like Python, `doc` is the docstring.
-    `traits` are words that a change is judged by: "abstract", "default", "dataclass".
+    "field", "property", "constant". `signature` is one line that names all that a plugin can rely
+    on, `code` the same as Python (of a class its first lines), `doc` the docstring. `abstract` says
+    that a plugin has to write it. `parameters` are (name, annotation).
     """
 
     path: str
     kind: str
     signature: str
+    code: str
     doc: str = ""
-    traits: frozenset[str] = frozenset()
+    abstract: bool = False
     parameters: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -55,16 +57,17 @@ class Entry:
         return self.path.rpartition(".")[0]
 
 
-def describe(module: str) -> list[Entry]:
+@cache
+def describe(module: str) -> tuple[Entry, ...]:
     """The entries of a module, in the order in which it exports them.
 
     Raises:
         LookupError: the module exports a name that cannot be found in the sources.
     """
-    return [entry for name in _exported(module) for entry in _entries(*_find(module, name))]
+    return tuple(entry for name in _exported(module) for entry in _entries(*_find(module, name)))
 
 
-def describe_all() -> dict[str, list[Entry]]:
+def describe_all() -> dict[str, tuple[Entry, ...]]:
     """The entries of every module of the plugin API."""
     return {module: describe(module) for module in MODULES}
 
@@ -157,13 +160,14 @@ def _class(node: ast.ClassDef) -> Iterator[Entry]:
     dataclass_options = [
         ast.unparse(decorator) for decorator in node.decorator_list if _is_dataclass(decorator)
     ]
-    words = [*(f"@{option}" for option in dataclass_options), "class", node.name]
+    head = [f"@{option}" for option in dataclass_options]
+    head.append(f"class {node.name}" + (f"({', '.join(bases)})" if bases else ""))
     yield Entry(
         path=node.name,
         kind="class",
-        signature=" ".join(words) + (f"({', '.join(bases)})" if bases else ""),
+        signature=" ".join(head),
+        code="\n".join(head) + ":",
         doc=ast.get_docstring(node) or "",
-        traits=frozenset({"dataclass"} if dataclass_options else ()),
     )
     for statement in node.body:
         match statement:
@@ -182,25 +186,30 @@ def _is_dataclass(decorator: ast.expr) -> bool:
 
 def _field(statement: ast.AnnAssign | ast.Assign, owner: ast.ClassDef) -> Entry:
     entry = _constant(statement, _following_doc(owner.body, statement))
-    return Entry(
+    return replace(
+        entry,
         path=f"{owner.name}.{entry.path}",
         kind="field",
         signature=f"{owner.name}.{entry.signature}",
-        doc=entry.doc,
-        traits=entry.traits,
     )
 
 
 def _constant(statement: ast.AnnAssign | ast.Assign, doc: str) -> Entry:
     target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
-    is_table = isinstance(statement.value, ast.Dict)  # its entries have lines of their own
-    return Entry(
-        path=ast.unparse(target),
-        kind="constant",
-        signature=ast.unparse(statement).partition(" = {" if is_table else "\n")[0],
-        doc=doc,
-        traits=frozenset({"default"} if statement.value is not None else ()),
-    )
+    code = ast.unparse(statement)
+    if _is_table(statement.value):
+        code = code.partition(" = ")[0]
+    return Entry(path=ast.unparse(target), kind="constant", signature=code, code=code, doc=doc)
+
+
+def _is_table(value: ast.expr | None) -> bool:
+    """A list of what there is, which may grow, and no value that anything is computed from."""
+    match value:
+        case ast.Dict():
+            return True
+        case ast.Tuple(elts=[ast.Constant(value=str()), _, *_]):
+            return True
+    return False
 
 
 def _following_doc(body: list[ast.stmt], statement: ast.stmt) -> str:
@@ -217,19 +226,18 @@ def _function(node: ast.FunctionDef, owner: str) -> Entry:
     path = f"{owner}.{node.name}" if owner else node.name
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     arguments = ast.unparse(node.args)
+    shown = [name for name in ("property", "classmethod", "staticmethod") if name in decorators]
+    marks = "".join(f"@{name} " for name in shown)
+    signature = f"{marks}{path}({arguments}){returns}"
     if "property" in decorators:
         signature = f"{path}{returns.replace(' -> ', ': ', 1)}"
-    else:
-        signature = f"{path}({arguments}){returns}"
-    traits = {"abstract"} if "abstractmethod" in decorators else set()
-    if decorators & {"classmethod", "staticmethod"}:
-        signature = f"@{min(decorators & {'classmethod', 'staticmethod'})} {signature}"
     return Entry(
         path=path,
         kind="property" if "property" in decorators else "function",
         signature=signature,
+        code=f"{marks.replace(' ', chr(10))}def {node.name}({arguments}){returns}: ...",
         doc=ast.get_docstring(node) or "",
-        traits=frozenset(traits),
+        abstract="abstractmethod" in decorators,
         parameters=tuple(_parameters(node.args)),
     )
 

@@ -33,7 +33,7 @@ def contract() -> dict[str, str]:
 
 def _lines(module: str, entry: Entry) -> Iterator[tuple[str, str]]:
     if module != HOOKS_MODULE:
-        mark = "abstract " if "abstract" in entry.traits else ""
+        mark = "abstract " if entry.abstract else ""
         yield entry.path, mark + entry.signature
     elif entry.owner == _HOOKS_CLASS:
         hook = entry.path.removeprefix(f"{_HOOKS_CLASS}.")

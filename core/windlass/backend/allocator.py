@@ -76,4 +76,7 @@ class Allocator(ABC):
     def swap(
         self, source: KVPool, destination: KVPool, pairs: torch.Tensor, stream: Stream
     ) -> Event:
-        """Copy blocks between a device pool and a host pool on `stream`; `pairs` as above."""
+        """Copy blocks between a device pool and a host pool on `stream`.
+
+        `pairs` int64 `[n, 2]` as in `copy_blocks`.
+        """

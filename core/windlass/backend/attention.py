@@ -176,7 +176,7 @@ class Attention(ABC):
     def import_blocks(
         self, pool: KVPool, layer: int, block_ids: torch.Tensor, blocks: torch.Tensor
     ) -> None:
-        """Store blocks given in the common form."""
+        """Store blocks given in the common form, `[n, 2, block_size, Hkv, D]`."""
         numbers = blocks
         if pool.spec.has_scales:
             numbers = blocks[..., : pool.spec.head_dim].view(pool.spec.dtype)

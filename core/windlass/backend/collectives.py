@@ -12,7 +12,11 @@ from torch.distributed.distributed_c10d import Store
 
 
 class Collectives(ABC):
-    """Collective operations over one group of ranks."""
+    """Collective operations over one group of ranks.
+
+    Tensors have any shape `[...]`, the same on every rank unless said otherwise, and any dtype that
+    the communication library adds or moves.
+    """
 
     name: str
     capturable: bool = False
@@ -27,11 +31,11 @@ class Collectives(ABC):
 
     @abstractmethod
     def all_gather(self, x: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        """Concatenate every rank's `x` along `dim`."""
+        """Concatenate every rank's `x` along `dim`, which is then world size times as long."""
 
     @abstractmethod
     def reduce_scatter(self, x: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        """Sum over ranks, then keep this rank's part of `dim`."""
+        """Sum over ranks, then keep this rank's part of `dim`, a multiple of the world size."""
 
     @abstractmethod
     def broadcast(self, x: torch.Tensor, source: int) -> None:
@@ -49,7 +53,10 @@ class Collectives(ABC):
     def all_to_all(
         self, x: torch.Tensor, input_splits: list[int], output_splits: list[int]
     ) -> torch.Tensor:
-        """Send rows `input_splits[r]` to each rank r and concatenate what comes back."""
+        """Send the next `input_splits[r]` rows of `x` `[N, ...]` to each rank r, in order.
+
+        Returns `[sum(output_splits), ...]`: `output_splits[r]` rows from each rank r, in order.
+        """
 
     @abstractmethod
     def barrier(self) -> None:

@@ -36,7 +36,7 @@ class PackedWeight(ABC):
 
 
 class DenseWeight(PackedWeight):
-    """The weight as it is."""
+    """The weight `[N, K]` as it is."""
 
     keeps_rows = True
 
