@@ -32,7 +32,8 @@ def collective_cases(backend: str, plugin: str, num_devices: int) -> Iterator[Ca
     Each rank has a device of its own where `num_devices` are enough, else they share the first.
 
     Raises:
-        Absent: the ranks would have to share a device, and cannot.
+        Absent: the backend has no collectives, or the ranks would have to share a device and
+            cannot.
     """
     worlds = _Worlds(backend, plugin, own_devices=num_devices >= WORLD_SIZE)
     try:
@@ -68,6 +69,8 @@ class _Worlds:
         if first is not None and not complaints:
             return first.cases, first.provider
         self.end_world()
+        if first is not None and first.status == "absent":
+            raise Absent(first.reason)
         refused = any(answer is not None and answer.status == "failed" for answer in answers)
         if refused and not self._own_devices:
             raise Absent(f"two ranks cannot share the one device that is here: {complaints[0]}")

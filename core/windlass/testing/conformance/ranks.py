@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from windlass.config import BackendConfig
-from windlass.testing.conformance.cases import Case, check_all
+from windlass.testing.conformance.cases import Absent, Case, check_all
 from windlass.testing.conformance.child import make_backend
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SURVIVE = "a rank that is gone is an error, not a wait"
 class Answer(NamedTuple):
     """What a rank says of a case, or of joining: how it ended, why, and which cases there are."""
 
-    status: Literal["passed", "failed"]
+    status: Literal["passed", "failed", "absent"]
     reason: str = ""
     cases: tuple[str, ...] = ()
     provider: str = ""
@@ -95,7 +95,7 @@ class World:
         """A sentence for each rank that did not say that all is well."""
         found = []
         for rank, answer in enumerate(answers):
-            if answer is not None and answer.status == "failed":
+            if answer is not None and answer.status != "passed":
                 found.append(f"rank {rank}: {answer.reason}")
             elif answer is None and self.waits(rank):
                 found.append(f"rank {rank} did not answer within {PATIENCE:g} s")
@@ -117,6 +117,9 @@ def _main(connection: Connection, member: Member) -> None:
     """Body of a rank's process: join, then run each case that is asked for."""
     try:
         rank, checks = _join(member)
+    except Absent as absent:
+        connection.send(Answer("absent", str(absent)))
+        return
     except Exception as error:  # noqa: BLE001 - a stranger's library says no
         text = " ".join(f"{type(error).__name__}: {error}".split())
         connection.send(Answer("failed", text))
@@ -136,6 +139,8 @@ def _join(member: Member) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
     """Make the backend and enter the group; also the cases that the backend has."""
     config = BackendConfig(device_index=member.device)
     backend = make_backend(member.backend, member.plugin, config)
+    if backend.runs_models:
+        raise Absent("the backend runs models itself, and has no collectives")
     import torch.distributed as dist
 
     from windlass.testing.conformance.collective_checks import Rank, checks_for, join
