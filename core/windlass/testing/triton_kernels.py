@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from windlass.backend import BackendConfig, HostDevice, TorchAllocator
+from windlass.backend import BackendConfig, HostDevice, Support, TorchAllocator
 from windlass.backend.triton.backend import CAPABILITIES, TritonBackend
 from windlass.backend.triton.kernel_specs import kernel_specs
 from windlass.backend.triton.launch_arguments import LaunchArguments
@@ -98,9 +98,10 @@ def interpreted_backend(
 def interpreted(tuning: TritonTuning, config: BackendConfig) -> InterpretedBackend:
     """A backend that runs `tuning`, made for tensors on the host, in Triton's interpreter.
 
-    What only a chip can do is left out of `tuning`: launches that overlap, a chip's instructions.
+    What only a chip can do is left out of `tuning`: launches that overlap, a chip's instructions,
+    a cache of another dtype than the model's.
     """
-    vars(tuning).update(launch_arguments=LaunchArguments, unpack=unpacked)
+    vars(tuning).update(launch_arguments=LaunchArguments, unpack=unpacked, supports_kv=_supports_kv)
     INTERPRETED.ops = TritonOps(tuning)
     device = HostDevice()
     backend = InterpretedBackend(
@@ -112,3 +113,7 @@ def interpreted(tuning: TritonTuning, config: BackendConfig) -> InterpretedBacke
     )
     backend.allocator = TorchAllocator(device, backend.capabilities)
     return backend
+
+
+def _supports_kv(dtype: torch.dtype) -> Support:
+    return Support.no(f"Triton's interpreter loses the carry when it rounds to {dtype}")
