@@ -19,7 +19,7 @@ PROMPTS = [[3, 17, 99], [7, 8, 9, 10, 11, 12, 13]]
 
 @pytest.mark.parametrize("arch", ["xe_hpg", "xe2"])
 def test_the_parts_together_give_the_tokens_of_transformers(arch: str, tmp_path: Path) -> None:
-    model = write_tiny_model("qwen3", tmp_path, vocab_size=128)
+    model = write_tiny_model("qwen3", tmp_path, vocab_size=128, num_hidden_layers=1)
     backend = interpreted_backend(SPEC.offline, arch)
     config = EngineConfig(
         model=ModelConfig(model=str(tmp_path), dtype="float16"),
