@@ -30,7 +30,7 @@ class FakeBackend(TorchBackend):
     """
 
     default_capabilities: ClassVar[Capabilities | None] = Capabilities(
-        dtypes=(torch.float32, torch.bfloat16, torch.float16),
+        dtypes=(torch.float32, torch.bfloat16),
         graph=GraphSupport.DECODE_UNIFORM,
         memory_statistics="exact",
         default_kv_cache_bytes=64 << 20,

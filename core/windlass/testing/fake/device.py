@@ -10,8 +10,9 @@ import torch
 from windlass.backend import Device, Event, Graph, GraphPool, MemoryInfo, Stream
 from windlass.errors import OutOfMemoryError, PluginError
 from windlass.testing.fake.machine import Machine, Recording, machine
+from windlass.testing.fake.registration import register
 from windlass.testing.fake.streams import FakeEvent, FakeStream
-from windlass.testing.fake.tensor import DEVICE_TYPE, register
+from windlass.testing.fake.tensor import DEVICE_TYPE
 
 
 class FakeGraph:

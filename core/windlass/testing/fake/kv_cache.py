@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -168,14 +169,14 @@ class FakeAllocator(TorchAllocator):
         super().copy_blocks(pools, pairs)
         numbers = _ints(pairs.cpu())
         for records in map(self._records.of, pools):
-            self._machine.enqueue("moving records", lambda r=records: r.moved(r, numbers))
+            self._machine.enqueue("moving records", partial(records.moved, records, numbers))
 
     def zero_blocks(self, pools: Sequence[KVPool], block_ids: torch.Tensor) -> None:
         """Zero blocks and forget them."""
         super().zero_blocks(pools, block_ids)
         blocks = _ints(block_ids.cpu())
         for records in map(self._records.of, pools):
-            self._machine.enqueue("forgetting records", lambda r=records: r.zeroed(blocks))
+            self._machine.enqueue("forgetting records", partial(records.zeroed, blocks))
 
     def swap(
         self, source: KVPool, destination: KVPool, pairs: torch.Tensor, stream: Stream

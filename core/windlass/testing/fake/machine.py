@@ -78,7 +78,7 @@ class Machine:
     ) -> None:
         """Begin anew, with all queues run to their ends and no failure ahead."""
         with self._lock:
-            self._random = random.Random(seed)  # noqa: S311 - an order, not a secret
+            self._random = random.Random(seed)
             self._busy: list[FakeStream] = getattr(self, "_busy", [])
             while self._advance():
                 pass
@@ -168,10 +168,18 @@ class Machine:
                 recording.used[id(memory)] = weakref.ref(memory)
 
     def push(self, stream: FakeStream, item: Item) -> None:
-        """Queue an item; the machine may get on with any stream before this returns."""
+        """Queue an item; the machine may get on with any stream before this returns.
+
+        After a failure nothing more is queued until somebody was told of it.
+        """
         if self._local.recording is not None:
             return  # a graph has one stream, in order
         with self._lock:
+            if self._error is not None:
+                # The machine stands still until somebody is told.
+                if isinstance(item, Point):
+                    item.reach(self._error)
+                return
             if not stream.queue:
                 self._busy.append(stream)
             stream.queue.append(item)

@@ -62,7 +62,7 @@ class Read:
 
 
 class SlotRecords:
-    """Records of one pool; `parts[layer]` are host views `[B, N, ...]` of all that a layer holds."""
+    """Records of one pool; `parts[layer]` are host views `[B, N, ...]` of what a layer holds."""
 
     def __init__(self, parts: Sequence[Sequence[torch.Tensor]]) -> None:
         self._parts = parts
@@ -173,39 +173,47 @@ class SlotRecords:
         slots = read.table[row, columns] * self.block_size + position % self.block_size
         new = read.slots[read.starts[row] : read.starts[row + 1]]
         strict = bool((new >= 0).all())
-        states = self._position[layer, slots].tolist()
-        owners = self._owner[layer, slots].tolist()
         changed = self._fingerprints(layer, slots) != self._content[layer, slots]
         parent = self._before(layer, read, row, first)
         for i, slot in enumerate(slots.tolist()):
             at = first + i
-            is_new = at >= begin
-            wrong = ""
-            if slot < self.block_size:
-                wrong = "is in the null block"
-            elif strict and is_new and new[at - begin] != slot:
-                wrong = f"was to be written into slot {new[at - begin]} by this step"
-            elif states[i] == _UNCLAIMED:
-                if strict and not is_new and not self._written_now(read, slot):
-                    wrong = "was written by another step and not for this sequence"
-            else:
-                wrong = self._wrong(states[i], at)
-                if not wrong and strict and is_new and owners[i] != read.serial:
-                    wrong = "was not written by this step"
-            if not wrong and states[i] != _UNCLAIMED and changed[i]:
-                wrong = "holds other bytes than were written"
+            wrong = "is in the null block" if slot < self.block_size else ""
+            if strict and not wrong and at >= begin:
+                wrong = self._not_of_this_step(layer, read, slot, int(new[at - begin]))
             # What lies before a window need not be there any more.
-            known = states[i] != _UNCLAIMED and (i or not first)
-            if not wrong and known and self._parent[layer, slot] != parent:
-                wrong = "belongs to another prefix"
+            wrong = wrong or self._not_at(layer, slot, at, parent if i or not first else None)
+            claimed = self._position[layer, slot] != _UNCLAIMED
+            if not wrong and claimed and changed[i]:
+                wrong = "holds other bytes than were written"
             if wrong:
                 raise KVReadError(
                     f"layer {layer}, row {row}, position {at}: slot {slot} "
                     f"(block {slot // self.block_size}) {wrong}"
                 )
-            if states[i] == _UNCLAIMED:
+            if not claimed:
                 self._claim(layer, slot, at, parent, read.serial)
             parent = int(self._chain[layer, slot])
+
+    def _not_of_this_step(self, layer: int, read: Read, slot: int, written: int) -> str:
+        """Why a new token's slot is not what the step itself says: it writes slot `written`."""
+        claimed = self._position[layer, slot] != _UNCLAIMED
+        if written != slot:
+            return f"is read, and this step writes slot {written} instead"
+        if claimed and self._owner[layer, slot] != read.serial:
+            return "was not written by this step"
+        return ""
+
+    def _not_at(self, layer: int, slot: int, position: int, parent: int | None) -> str:
+        """Why a slot does not hold this position behind `parent` (None: any)."""
+        state = int(self._position[layer, slot])
+        if state == _UNCLAIMED:
+            return ""
+        if state < 0:
+            return "was freed" if state == _FREED else "was never written"
+        if state != position:
+            return f"holds position {state}"
+        other = parent is not None and int(self._parent[layer, slot]) != parent
+        return "belongs to another prefix" if other else ""
 
     def _before(self, layer: int, read: Read, row: int, position: int) -> int:
         """The chain that a position continues."""
@@ -213,17 +221,6 @@ class SlotRecords:
             return 0
         block = read.table[row, (position - 1) // self.block_size]
         return int(self._chain[layer, block * self.block_size + (position - 1) % self.block_size])
-
-    def _wrong(self, state: int, position: int) -> str:
-        if state == _UNWRITTEN:
-            return "was never written"
-        if state == _FREED:
-            return "was freed"
-        return "" if state == position else f"holds position {state}"
-
-    @staticmethod
-    def _written_now(read: Read, slot: int) -> bool:
-        return bool((read.slots == slot).any())
 
     def _claim(self, layer: int, slot: int, position: int, parent: int, serial: int) -> None:
         state = (parent ^ int(self._content[layer, slot])) * 0x9E3779B97F4A7C15

@@ -8,16 +8,11 @@ operation runs. A tensor of the host among the arguments is an error, as on any 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
-from torch.utils.backend_registration import (
-    _DummyDeviceGuard,  # type: ignore[attr-defined]  # no other guard is open to Python
-)
 
 from windlass.errors import UnsupportedError
 from windlass.testing.fake.machine import Machine, Memory, machine
@@ -41,7 +36,7 @@ class FakeTensor(torch.Tensor):
     @staticmethod
     def wrap(place: torch.Tensor, memory: Memory, device: torch.device) -> FakeTensor:
         """A tensor of `device` whose numbers are those of `place`."""
-        tensor: FakeTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        tensor: FakeTensor = torch.Tensor._make_wrapper_subclass(
             FakeTensor,
             place.size(),
             strides=place.stride(),
@@ -52,10 +47,10 @@ class FakeTensor(torch.Tensor):
         tensor.place, tensor.memory, tensor.machine = place, memory, machine(device.index)
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls,
         func: Any,  # noqa: ANN401
         types: Any,  # noqa: ANN401
@@ -89,16 +84,20 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  
         if result is NotImplemented:
             raise UnsupportedError(f"the fake accelerator cannot run {func.name()}")
         return result
+    call = _Call(func, args, kwargs)
     if kind == "view":
-        return _view(func, args, kwargs)
-    if reads_on_host(func.name(), args, kwargs):
-        return _read(func, args, kwargs)
-    return _write(func, args, kwargs) if kind == "write" else _compute(func, args, kwargs)
+        return _view(call)
+    if kind == "read" or reads_on_host(func.name(), args, kwargs):
+        return _read(call)
+    return _write(call, args, kwargs) if kind == "write" else _compute(call)
 
 
 @functools.cache
 def _kind(func: Any) -> str:  # noqa: ANN401
-    """"write" changes an argument, "view" shares its memory, "new" makes tensors."""
+    """ "write" changes an argument, "view" shares its memory, "new" makes tensors.
+
+    "composite" is put together from others, "read" needs values on the host to know its shapes.
+    """
     schema = func._schema
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
     shares = any(r.alias_info is not None for r in schema.returns)
@@ -109,6 +108,10 @@ def _kind(func: Any) -> str:  # noqa: ANN401
         return "composite"
     if writes:
         return "write"
+    tags = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+    # These need none, but for masks and without an output's size: see `reads_on_host`.
+    if tags and not func.name().startswith(("aten::index", "aten::repeat_interleave")):
+        return "read"
     return "view" if shares else "new"
 
 
@@ -116,157 +119,176 @@ def _is_fake(device: object) -> bool:
     return isinstance(device, torch.device) and device.type == DEVICE_TYPE
 
 
-def _device(args: object) -> torch.device:
-    """The device of the first fake tensor, or the one that is named."""
-    leaves = tree_leaves(args)
-    for leaf in leaves:
-        if isinstance(leaf, FakeTensor):
-            return leaf.device
-    found = next((leaf for leaf in leaves if _is_fake(leaf)), torch.device(DEVICE_TYPE, 0))
-    return torch.device(DEVICE_TYPE, found.index or 0)
-
-
-def _memories(args: object) -> list[Memory]:
-    return [leaf.memory for leaf in tree_leaves(args) if isinstance(leaf, FakeTensor)]
-
-
-def _places(func: Any, args: Any, device: torch.device) -> Any:  # noqa: ANN401
-    """The arguments as the host computes with them.
+class _Call:
+    """An operation with its arguments as the host computes with them.
 
     Raises:
         RuntimeError: a tensor of the host, or of another fake device, is among them.
     """
 
-    def place(leaf: object) -> object:
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ANN401
+        self.func = func
+        self._leaves, self._tree = tree_flatten((args, kwargs))
+        self.tensors = [leaf for leaf in self._leaves if isinstance(leaf, FakeTensor)]
+        self.device = self.tensors[0].device if self.tensors else self._named_device()
+        self.machine = machine(self.device.index)
+        self.used = [tensor.memory for tensor in self.tensors]
+        self._places = [self._place(leaf) for leaf in self._leaves]
+
+    def _named_device(self) -> torch.device:
+        named = next(filter(_is_fake, self._leaves), None)
+        return torch.device(DEVICE_TYPE, 0 if named is None else named.index or 0)
+
+    def _place(self, leaf: object) -> object:
         if isinstance(leaf, FakeTensor):
-            if leaf.device != device:
-                raise RuntimeError(f"{func.name()} on tensors of {device} and {leaf.device}")
+            if leaf.device != self.device:
+                self._refuse(str(leaf.device))
             return leaf.place
         if isinstance(leaf, torch.Tensor):
             # A device takes a number by value; an index it fetches.
-            if leaf.dim() == 0 or func.name().startswith(("aten::index", "aten::_index")):
-                return leaf.clone()
-            raise RuntimeError(f"{func.name()} on tensors of {device} and of the host")
+            if leaf.dim() and not self.func.name().startswith(("aten::index", "aten::_index")):
+                self._refuse("the host")
+            return leaf.clone()
         return _HOST if _is_fake(leaf) else leaf
 
-    return tree_map(place, args)
+    def _refuse(self, other: str) -> None:
+        raise RuntimeError(f"{self.func.name()} on tensors of {self.device} and of {other}")
+
+    def run(self, places: list[object] | None = None) -> Any:  # noqa: ANN401
+        """Compute, with the numbers that are there now."""
+        args, kwargs = tree_unflatten(places or self._places, self._tree)
+        return self.func(*args, **kwargs)
+
+    def shapes(self) -> tuple[list[object], Any]:
+        """The results' shapes, strides and dtypes as empty tensors, and how they are nested.
+
+        As the host says when it computes with zeros; remembered for every call alike.
+        """
+        key = (self.func, self._tree, *map(_signature, self._leaves))
+        try:
+            known = _shapes.get(key)
+        except TypeError:  # an argument without a hash
+            return self._try()
+        if known is None:
+            known = _shapes[key] = self._try()
+        return known
+
+    def _try(self) -> tuple[list[object], Any]:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            blank = [_blank(leaf, bool(self.tensors)) for leaf in self._places]
+            results, tree = tree_flatten(self.run(blank))
+            return [_shape(result) for result in results], tree
 
 
-def allocate(
-    size: Iterable[int], stride: Iterable[int], dtype: torch.dtype, device: torch.device
-) -> FakeTensor:
-    """A tensor full of poison."""
-    size, stride = tuple(size), tuple(stride)
-    span = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    count = span if math.prod(size) else 0
-    memory = machine(device.index).take_memory(count * dtype.itemsize)
+def _blank(leaf: object, computed: bool) -> object:
+    """A place full of zeros; where none is given, torch's meta device can tell the shape."""
+    if isinstance(leaf, torch.Tensor):
+        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype).zero_()
+    return leaf if computed or leaf is not _HOST else _META
+
+
+_shapes: dict[object, tuple[list[object], Any]] = {}
+
+
+def _signature(leaf: object) -> object:
+    if isinstance(leaf, torch.Tensor):
+        return (leaf.shape, leaf.stride(), leaf.dtype)
+    return (type(leaf), leaf)  # 1, 1.0 and True are equal
+
+
+def _shape(result: object) -> object:
+    if not isinstance(result, torch.Tensor):
+        return result
+    return torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device=_META)
+
+
+def allocate(like: torch.Tensor, device: torch.device) -> FakeTensor:
+    """A tensor with the shape, strides and dtype of `like`, full of poison.
+
+    Raises:
+        torch.OutOfMemoryError: the machine has not so much left.
+    """
+    steps = zip(like.size(), like.stride(), strict=True)
+    span = 1 + sum((size - 1) * stride for size, stride in steps)
+    nbytes = (span if like.numel() else 0) * like.itemsize
+    memory = machine(device.index).take_memory(nbytes)
     with torch.inference_mode(mode=False), torch.no_grad():
-        raw = torch.full((count * dtype.itemsize,), POISON, dtype=torch.uint8)
-        if dtype is torch.bool:
-            raw.fill_(1)
-        place = raw.view(dtype).as_strided(size, stride)
+        fill = 1 if like.dtype is torch.bool else POISON
+        raw = torch.full((nbytes,), fill, dtype=torch.uint8)
+        place = raw.view(like.dtype).as_strided(like.size(), like.stride())
     return FakeTensor.wrap(place, memory, device)
 
 
-def _meta(func: Any, args: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401
-    """Shape, strides and dtype of each result."""
-
-    def meta(leaf: object) -> object:
-        if isinstance(leaf, FakeTensor):
-            return torch.empty_strided(leaf.size(), leaf.stride(), dtype=leaf.dtype, device=_META)
-        if isinstance(leaf, torch.Tensor):
-            return leaf if leaf.dim() == 0 else leaf.to(_META)
-        return _META if _is_fake(leaf) else leaf
-
-    with torch.inference_mode(mode=False), torch.no_grad():
-        positional, named = tree_map(meta, args)
-        results = func(*positional, **named)
-    return results
-
-
-def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+def _compute(call: _Call) -> Any:  # noqa: ANN401
     """Take memory for the results, and queue."""
-    device = _device((args, kwargs))
-    positional, named = _places(func, (args, kwargs), device)
-    try:
-        shapes, tree = tree_flatten(_meta(func, (args, kwargs)))
-    except (NotImplementedError, RuntimeError):
-        # Only the values tell the shape, or the arguments are wrong: the host must look.
-        return _read(func, args, kwargs)
-    results = [_like(shape, device) for shape in shapes]
-    places = [result.place for result in results if isinstance(result, FakeTensor)]
+    shapes, tree = call.shapes()
+    results = [
+        allocate(shape, call.device) if isinstance(shape, torch.Tensor) else shape
+        for shape in shapes
+    ]
+    made = [result for result in results if isinstance(result, FakeTensor)]
+    places = [result.place for result in made]
 
     def work() -> None:
-        found = [x for x in tree_leaves(func(*positional, **named)) if isinstance(x, torch.Tensor)]
+        found = [x for x in tree_leaves(call.run()) if isinstance(x, torch.Tensor)]
         for place, result in zip(places, found, strict=True):
             place.copy_(result)
 
-    if not func.name().startswith(("aten::empty", "aten::new_empty")):
-        used = _memories((args, kwargs, results))
-        machine(device.index).enqueue(func.name(), work, *used)
+    if not call.func.name().startswith(("aten::empty", "aten::new_empty")):
+        memories = [result.memory for result in made]
+        call.machine.enqueue(call.func.name(), work, *call.used, *memories)
     return tree_unflatten(results, tree)
 
 
-def _like(shape: object, device: torch.device) -> object:
-    if not isinstance(shape, torch.Tensor):
-        return shape
-    return allocate(shape.size(), shape.stride(), shape.dtype, device)
-
-
-def _write(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+def _write(call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
     """Queue an operation that changes its arguments, and return them."""
-    device = _device((args, kwargs))
-    positional, named = _places(func, (args, kwargs), device)
+    schema = call.func._schema
     changed = [
         kwargs[argument.name] if argument.name in kwargs else args[i]
-        for i, argument in enumerate(func._schema.arguments)
+        for i, argument in enumerate(schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    shapes = [(leaf.place, leaf.shape) for leaf in tree_leaves(changed)]
+    places = [(leaf.place, leaf.shape) for leaf in tree_leaves(changed)]
 
     def work() -> None:
-        func(*positional, **named)
-        for place, shape in shapes:
+        call.run()
+        for place, shape in places:
             if place.shape != shape:
-                raise UnsupportedError(f"{func.name()} changed the shape of a fake tensor")
+                raise UnsupportedError(f"{call.func.name()} changed the shape of a fake tensor")
 
-    machine(device.index).enqueue(func.name(), work, *_memories((args, kwargs)))
-    if not func._schema.returns:
+    call.machine.enqueue(call.func.name(), work, *call.used)
+    if not schema.returns:
         return None
-    return changed[0] if len(func._schema.returns) == 1 else tuple(changed)
+    return changed[0] if len(schema.returns) == 1 else tuple(changed)
 
 
-def _view(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+def _view(call: _Call) -> Any:  # noqa: ANN401
     """Another look at the same memory, at once: no number is touched."""
-    device = _device((args, kwargs))
-    positional, named = _places(func, (args, kwargs), device)
     with torch.inference_mode(mode=False), torch.no_grad():
-        views = func(*positional, **named)
-    base = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, FakeTensor))
+        views = call.run()
+    base = call.tensors[0]
     # A view of a tensor that was not made in inference mode is none of it either.
     with torch.inference_mode(mode=base.is_inference()):
-        return tree_map(lambda view: FakeTensor.wrap(view, base.memory, device), views)
+        return tree_map(lambda view: FakeTensor.wrap(view, base.memory, call.device), views)
 
 
-def _read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-    """An operation for which the host must know values."""
-    device = _device((args, kwargs))
-    machine(device.index).read_on_host(func.name())
-    positional, named = _places(func, (args, kwargs), device)
-    with torch.inference_mode(mode=False), torch.no_grad():
-        found = func(*positional, **named)
+def _read(call: _Call) -> Any:  # noqa: ANN401
+    """An operation for which the host must know values: it waits, and computes at once."""
+    call.machine.read_on_host(call.func.name())
 
     def own(leaf: object) -> object:
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        result = allocate(leaf.size(), leaf.stride(), leaf.dtype, device)
+        result = allocate(leaf, call.device)
         result.place.copy_(leaf)
         return result
 
     with torch.inference_mode(mode=False), torch.no_grad():
-        results = tree_map(own, found)
-    # An argument that was changed is still itself.
-    return args[0] if _kind(func) == "write" else results
+        found = call.run()
+    if _kind(call.func) == "write":
+        return call.tensors[0]
+    with torch.no_grad():
+        return tree_map(own, found)
 
 
 def _to_copy(
@@ -280,7 +302,7 @@ def _to_copy(
     """A copy, perhaps across the bus, perhaps of another dtype."""
     target = torch.device(device) if device is not None else x.device
     if isinstance(x, FakeTensor) and target.type != _HOST.type:
-        copy: torch.Tensor = _compute(func, (x,), options)
+        copy: torch.Tensor = _compute(_Call(func, (x,), options))
         return copy
     if isinstance(x, FakeTensor):
         if not non_blocking:
@@ -288,9 +310,9 @@ def _to_copy(
         with torch.inference_mode(mode=False), torch.no_grad():
             host: torch.Tensor = func(x.place, **options)
         return _download(host, x) if non_blocking else host
-    shape = func(torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=_META), **options)
-    fake = allocate(shape.size(), shape.stride(), shape.dtype, _device(target))
-    return _upload(fake, x, non_blocking)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        shape = func(x.to("meta"), **options)
+    return _upload(allocate(shape, torch.device(DEVICE_TYPE, target.index or 0)), x, non_blocking)
 
 
 def _copy(
@@ -301,8 +323,8 @@ def _copy(
 ) -> torch.Tensor:
     """`to.copy_(source)`, across the bus or not."""
     if isinstance(to, FakeTensor) and isinstance(source, FakeTensor):
-        written: torch.Tensor = _write(func, (to, source), {})
-        return written
+        _write(_Call(func, (to, source), {}), (to, source), {})
+        return to
     if isinstance(to, FakeTensor):
         return _upload(to, source, non_blocking)
     assert isinstance(source, FakeTensor)
@@ -349,76 +371,3 @@ _SPECIAL: dict[str, Callable[..., Any]] = {
     "aten::detach_": _same,
     "aten::record_stream": _same,
 }
-
-_FACTORIES = (
-    "empty.memory_format",
-    "empty_strided",
-    "_to_copy",
-    "arange",
-    "arange.start",
-    "arange.start_step",
-    "linspace",
-    "eye",
-    "eye.m",
-    "full",
-    "ones",
-    "zeros",
-    "scalar_tensor",
-    "rand",
-    "randn",
-    "randint",
-    "randint.low",
-    "randperm",
-)
-"""Operations that may make a fake tensor out of none."""
-
-
-class _Module(ModuleType):
-    """What torch looks for under `torch.privateuseone`."""
-
-    @staticmethod
-    def _lazy_init() -> None:
-        """Nothing to start."""
-
-    @staticmethod
-    def is_available() -> bool:
-        """Always."""
-        return True
-
-    @staticmethod
-    def device_count() -> int:
-        """As the plugin says."""
-        from windlass.testing.fake.plugin import NUM_DEVICES
-
-        return NUM_DEVICES
-
-    @staticmethod
-    def current_device() -> int:
-        """The first."""
-        return 0
-
-
-@functools.cache
-def register() -> torch.library.Library:
-    """Make the device known to torch, once a process.
-
-    torch keeps one name for devices that it does not know; a plugin of a true one must not be
-    imported into the same process. Devices that torch knows are not touched.
-    """
-    torch._register_device_module(DEVICE_TYPE, _Module(f"torch.{DEVICE_TYPE}"))
-    torch._C._acc.register_python_privateuseone_device_guard(  # type: ignore[attr-defined]
-        _DummyDeviceGuard()
-    )
-    library = torch.library.Library("aten", "IMPL")
-    for name in _FACTORIES:
-        op, _, overload = name.partition(".")
-        func = getattr(getattr(torch.ops.aten, op), overload or "default")
-        library.impl(name, _factory(func), "PrivateUse1")
-    return library
-
-
-def _factory(func: Any) -> Callable[..., Any]:  # noqa: ANN401
-    def make(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        return dispatch(func, args, kwargs)
-
-    return make
