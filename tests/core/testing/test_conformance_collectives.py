@@ -234,8 +234,8 @@ PLUGIN = """
 import multiprocessing, os
 from windlass.plugin import Availability, BackendSpec, hookimpl
 
-if {refuses} and multiprocessing.parent_process():
-    raise RuntimeError("duplicate device")
+if {broken} and multiprocessing.parent_process():
+    raise RuntimeError("no driver")
 
 @hookimpl
 def windlass_backend():
@@ -255,16 +255,22 @@ class Backend(TorchBackend):
         self.collectives = Crashing("gloo")
 
 class Crashing(TorchCollectives):
-    def broadcast(self, x, source):
-        os._exit(7)
+    {fault}
 """
+CRASHES = "def broadcast(self, x, source): os._exit(7)"
+REFUSES = "def init(self, *args, **kwargs): raise RuntimeError('duplicate device')"
 
 
 def cases(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, devices: int, refuses: bool
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    devices: int = 1,
+    fault: str = "pass",
+    broken: bool = False,
 ) -> Iterator[Case]:
-    (folder / "ranks_plugin.py").write_text(PLUGIN.format(refuses=refuses))
-    (folder / "ranks_backend.py").write_text(BACKEND)
+    (folder / "ranks_plugin.py").write_text(PLUGIN.format(broken=broken))
+    (folder / "ranks_backend.py").write_text(BACKEND.format(fault=fault))
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "ranks_plugin", raising=False)
     return collective_cases("ranks", "ranks_plugin", devices)
@@ -273,7 +279,7 @@ def cases(
 def test_a_rank_that_crashes_fails_its_case_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = cases(tmp_path, monkeypatch, devices=1, refuses=False)
+    found = cases(tmp_path, monkeypatch, fault=CRASHES)
     few = (case for case in found if case.name in ("broadcast", "all_to_all"))
     broadcast, all_to_all = check_all("L6", few)
     assert (broadcast.status, all_to_all.status) == ("failed", "passed")
@@ -283,13 +289,14 @@ def test_a_rank_that_crashes_fails_its_case_and_the_others_run(
 def test_ranks_that_cannot_share_a_device_leave_the_level_without_a_subject(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Absent, match="cannot share the one device"):
-        next(cases(tmp_path, monkeypatch, devices=1, refuses=True))
+    with pytest.raises(Absent, match=r"cannot share the one device .* duplicate device"):
+        next(cases(tmp_path, monkeypatch, fault=REFUSES))
 
 
-def test_ranks_that_have_a_device_each_must_join(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("devices", [1, 2])
+def test_ranks_without_a_backend_are_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> None:
-    (outcome,) = check_all("L6", cases(tmp_path, monkeypatch, devices=2, refuses=True))
+    (outcome,) = check_all("L6", cases(tmp_path, monkeypatch, devices=devices, broken=True))
     assert (outcome.case, outcome.status) == ("the ranks join", "failed")
-    assert "duplicate device" in outcome.reason
+    assert "no driver" in outcome.reason

@@ -17,6 +17,7 @@ from windlass.testing.conformance.cases import Absent, Case, check_all
 from windlass.testing.conformance.child import make_backend
 
 if TYPE_CHECKING:
+    from windlass.backend import Backend
     from windlass.testing.conformance.collective_checks import Rank
 
 WORLD_SIZE = 2
@@ -32,9 +33,12 @@ SURVIVE = "a rank that is gone is an error, not a wait"
 
 
 class Answer(NamedTuple):
-    """What a rank says of a case, or of joining: how it ended, why, and which cases there are."""
+    """What a rank says of a case, or of joining: how it ended, why, and which cases there are.
 
-    status: Literal["passed", "failed", "absent"]
+    "refused": there is a backend, and its communication library does not take this group.
+    """
+
+    status: Literal["passed", "failed", "absent", "refused"]
     reason: str = ""
     cases: tuple[str, ...] = ()
     provider: str = ""
@@ -116,13 +120,17 @@ class World:
 def _main(connection: Connection, member: Member) -> None:
     """Body of a rank's process: join, then run each case that is asked for."""
     try:
-        rank, checks = _join(member)
+        backend = _backend(member)
     except Absent as absent:
         connection.send(Answer("absent", str(absent)))
         return
+    except Exception as error:  # noqa: BLE001 - a stranger's code
+        connection.send(Answer("failed", _text(error)))
+        return
+    try:
+        rank, checks = _join(member, backend)
     except Exception as error:  # noqa: BLE001 - a stranger's library says no
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        connection.send(Answer("failed", text))
+        connection.send(Answer("refused", _text(error)))
         return
     connection.send(Answer("passed", "", tuple(checks), rank.collectives.name))
     from windlass.testing.conformance.collective_checks import outlive_the_others
@@ -135,12 +143,20 @@ def _main(connection: Connection, member: Member) -> None:
     os._exit(1)  # no farewell to the group
 
 
-def _join(member: Member) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
-    """Make the backend and enter the group; also the cases that the backend has."""
+def _text(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _backend(member: Member) -> Backend:
     config = BackendConfig(device_index=member.device)
     backend = make_backend(member.backend, member.plugin, config)
     if backend.runs_models:
         raise Absent("the backend runs models itself, and has no collectives")
+    return backend
+
+
+def _join(member: Member, backend: Backend) -> tuple[Rank, dict[str, Callable[[Rank], None]]]:
+    """Enter the group; also the cases that the backend has."""
     import torch.distributed as dist
 
     from windlass.testing.conformance.collective_checks import Rank, checks_for, join
