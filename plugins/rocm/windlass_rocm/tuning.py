@@ -104,7 +104,10 @@ _FLOAT32_DECODE: dict[Family, Mapping[int, Decode]] = {
 }
 _FLOAT32_PREFILL: dict[Family, Mapping[int, Prefill]] = {
     Family.CDNA: {128: Prefill(64, 32, 4, 1), 256: Prefill(32, 16, 4, 1)},
-    Family.RDNA: {256: Prefill(32, 16, 4, 1, chunk=16)},
+    Family.RDNA: {
+        128: Prefill(32, 16, 4, 1, chunk=16),
+        256: Prefill(32, 16, 8, 1, chunk=16),
+    },
 }
 
 

@@ -145,14 +145,31 @@ class TritonAttention(Attention):
         """A launch for the decodes, one or more for each group of chunks."""
         assert isinstance(plan, _Plan)
         keys, values = pool.keys[layer], pool.values[layer]
-        if plan.batch.num_decodes:
-            self._decode(query, keys, values, plan, params, out, lse)
+        if plan.batch.num_decodes and not self.decoded_elsewhere(
+            pool, layer, query, plan.batch, params, out, lse
+        ):
+            self._decode(pool.spec, query, keys, values, plan, params, out, lse)
         for group in plan.chunks:
             if lse is not None or not self._provided(query, keys, values, group, params, out):
-                self._prefill(query, keys, values, group, params, out, lse)
+                self._prefill(pool.spec, query, keys, values, group, params, out, lse)
+
+    def decoded_elsewhere(
+        self,
+        pool: KVPool,
+        layer: int,
+        query: torch.Tensor,
+        batch: AttentionBatch,
+        params: AttentionParams,
+        out: torch.Tensor,
+        lse: torch.Tensor | None,
+    ) -> bool:
+        """Whether the batch's decodes were run by what a plugin has beside these kernels."""
+        del pool, layer, query, batch, params, out, lse
+        return False
 
     def _decode(
         self,
+        spec: KVSpec,
         query: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
@@ -161,7 +178,7 @@ class TritonAttention(Attention):
         out: torch.Tensor,
         lse: torch.Tensor | None,
     ) -> None:
-        num_kv_heads, head_dim = keys.shape[2:]
+        num_kv_heads, head_dim = spec.num_kv_heads, spec.head_dim
         decodes = plan.decodes.get(params.window)
         planned_before = decodes is not None
         if decodes is None:
@@ -221,6 +238,7 @@ class TritonAttention(Attention):
 
     def _prefill(
         self,
+        spec: KVSpec,
         query: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
@@ -229,7 +247,7 @@ class TritonAttention(Attention):
         out: torch.Tensor,
         lse: torch.Tensor | None,
     ) -> None:
-        num_kv_heads, head_dim = keys.shape[2:]
+        num_kv_heads, head_dim = spec.num_kv_heads, spec.head_dim
         heads = query.shape[1] // num_kv_heads
         config = self._prefill_config(head_dim, query.dtype, heads)
         if group.query_tiles is None:

@@ -7,6 +7,8 @@ padded to a power of two.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -21,14 +23,41 @@ def padded_channels(head_dim: int) -> int:
     return int(max(SMALLEST_DOT, triton.next_power_of_2(head_dim)))
 
 
-def check_pool(keys: torch.Tensor, values: torch.Tensor) -> None:
-    """Keys and values must lie alike, the channels of a head side by side.
+class Cache(NamedTuple):
+    """How one layer's keys and values lie: sizes, and distances in numbers.
+
+    `packed` 0: keys and values are alike, channels side by side. Else keys are `[B, Hkv, D / x, N,
+    x]` with x = `packed` channels side by side, values `[B, Hkv, D, N]`.
+    """
+
+    block_size: int
+    num_kv_heads: int
+    head_dim: int
+    packed: int
+    block_stride: int
+    token_stride: int
+    head_stride: int
+
+
+def cache_of(keys: torch.Tensor, values: torch.Tensor) -> Cache:
+    """How `keys` and `values` lie: both `[B, N, Hkv, D]`, or packed.
 
     Raises:
-        ValueError: they do not.
+        ValueError: keys and values differ, or the channels of a head are not side by side.
     """
+    if keys.dim() == 5:
+        blocks, num_kv_heads, groups, block_size, packed = keys.shape
+        head_dim = groups * packed
+        alike = values.shape == (blocks, num_kv_heads, head_dim, block_size)
+        if not alike or keys.stride(0) != values.stride(0) or keys.stride(1) != values.stride(1):
+            raise ValueError("packed keys and values must have blocks and heads alike")
+        if not keys[0, 0].is_contiguous() or not values[0, 0].is_contiguous():
+            raise ValueError("a head's block of packed keys or values must lie in one piece")
+        return Cache(block_size, num_kv_heads, head_dim, packed, keys.stride(0), 1, keys.stride(1))
     if keys.stride() != values.stride() or keys.stride(3) != 1:
         raise ValueError("keys and values must have the same strides, and adjacent channels")
+    _, block_size, num_kv_heads, head_dim = keys.shape
+    return Cache(block_size, num_kv_heads, head_dim, 0, *keys.stride()[:3])
 
 
 @triton.jit
@@ -83,6 +112,14 @@ def token_offsets(
 
 
 @triton.jit
+def key_channels(channel, packed: tl.constexpr, block_size: tl.constexpr):
+    """Where channels of a key lie, counted from its first: see `Cache`."""
+    if packed != 0:
+        channel = channel // packed * (block_size * packed) + channel % packed
+    return channel
+
+
+@triton.jit
 def tile_scores(
     query,
     query_at,
@@ -92,6 +129,8 @@ def tile_scores(
     channels: tl.constexpr,
     chunk: tl.constexpr,
     tile: tl.constexpr,
+    block_size: tl.constexpr,
+    packed: tl.constexpr,
 ):
     """Products `[M, N]` of query rows with the keys at `key_at` `[N, 1]`.
 
@@ -101,10 +140,11 @@ def tile_scores(
     scores = tl.zeros((query.shape[0], tile), dtype=tl.float32)
     if chunk == channels:
         channel = tl.arange(0, channels)
+        key_at += key_channels(channel, packed, block_size)[None, :]
         if channels == head_dim:
-            key = tl.load(key_at + channel[None, :])
+            key = tl.load(key_at)
         else:
-            key = tl.load(key_at + channel[None, :], mask=channel[None, :] < head_dim, other=0.0)
+            key = tl.load(key_at, mask=channel[None, :] < head_dim, other=0.0)
         scores = product(query, tl.trans(key.to(query.dtype)), scores)
     else:
         # A loop that stays one: unrolled, it would hold all chunks at once again.
@@ -112,7 +152,8 @@ def tile_scores(
             channel = first + tl.arange(0, chunk)
             held = channel[None, :] < head_dim
             part = tl.load(query_at + channel[None, :], mask=live[:, None] & held, other=0.0)
-            key = tl.load(key_at + channel[None, :], mask=held, other=0.0)
+            inside = key_channels(channel, packed, block_size)[None, :]
+            key = tl.load(key_at + inside, mask=held, other=0.0)
             scores = product(part, tl.trans(key.to(part.dtype)), scores)
     return scores
 
@@ -144,6 +185,7 @@ def attend_tiles(
     chunk: tl.constexpr,
     tile: tl.constexpr,
     block_size: tl.constexpr,
+    packed: tl.constexpr,
 ):
     """Let `query` `[M, D]` at `position` `[M]` or `[1]` attend to the tokens of `[begin, end)`.
 
@@ -160,9 +202,15 @@ def attend_tiles(
             table, start, seq_len, block_stride, token_stride, tile, block_size
         )
         token = start + lane
-        key_at = (keys + block + inside)[:, None]
-        value_at = (values + block + inside)[:, None] + channel[None, :]
-        scores = tile_scores(query, query_at, live, key_at, head_dim, channels, chunk, tile)
+        if packed == 0:
+            key_at = (keys + block + inside)[:, None]
+            value_at = (values + block + inside)[:, None] + channel[None, :]
+        else:
+            key_at = (keys + block + inside * packed)[:, None]
+            value_at = (values + block + inside)[:, None] + (channel * block_size)[None, :]
+        scores = tile_scores(
+            query, query_at, live, key_at, head_dim, channels, chunk, tile, block_size, packed
+        )
         scores = cap(scores * scale, softcap) * LOG2E
         if masked:
             seen = token[None, :] <= position[:, None]

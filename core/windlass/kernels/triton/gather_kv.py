@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from windlass.kernels.triton.attention_tile import check_pool, padded_channels, token_offsets
+from windlass.kernels.triton.attention_tile import cache_of, padded_channels, token_offsets
 from windlass.kernels.triton.launch import LaunchConfig
 
 _TILE = 64
@@ -84,13 +84,17 @@ def gather_kv(
     `keys` and `values` `[B, N, Hkv, D]`, `starts` int32 `[R+1]`, the last of which is `total`,
     `seq_lens` int32 `[R]`, `block_table` int32 `[R, M]`. A row has room up to the next one's start,
     at most `longest` tokens; what its sequence does not fill is 0.
+
+    Raises:
+        ValueError: keys and values are packed, or do not lie alike.
     """
-    check_pool(keys, values)
-    _, block_size, num_kv_heads, head_dim = keys.shape
-    shape = (total, num_kv_heads, head_dim)
+    cache = cache_of(keys, values)
+    if cache.packed:
+        raise ValueError("packed keys and values are not gathered")
+    shape = (total, cache.num_kv_heads, cache.head_dim)
     gathered_keys = torch.empty(shape, dtype=dtype, device=keys.device)
     gathered_values = torch.empty_like(gathered_keys)
-    gather_kv_kernel[(triton.cdiv(longest, _TILE), len(seq_lens), num_kv_heads)](
+    gather_kv_kernel[(triton.cdiv(longest, _TILE), len(seq_lens), cache.num_kv_heads)](
         keys,
         values,
         gathered_keys,
@@ -99,12 +103,14 @@ def gather_kv(
         seq_lens,
         block_table,
         block_table.stride(0),
-        *keys.stride()[:3],
-        num_kv_heads,
-        head_dim,
-        padded_channels(head_dim),
+        cache.block_stride,
+        cache.token_stride,
+        cache.head_stride,
+        cache.num_kv_heads,
+        cache.head_dim,
+        padded_channels(cache.head_dim),
         _TILE,
-        block_size,
+        cache.block_size,
         config.wait,
         config.release,
         **config.launch_options(),

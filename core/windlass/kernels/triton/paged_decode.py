@@ -21,7 +21,7 @@ import triton.language as tl
 from windlass.kernels.triton.attention_tile import (
     SMALLEST_DOT,
     attend_tiles,
-    check_pool,
+    cache_of,
     finish_rows,
     lowest_visible,
     padded_channels,
@@ -128,7 +128,7 @@ def paged_decode_kernel(
     num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
     group_lanes: tl.constexpr, head_dim: tl.constexpr, channels: tl.constexpr, chunk: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
-    minimum_run: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
+    packed: tl.constexpr, minimum_run: tl.constexpr, parts: tl.constexpr, early: tl.constexpr,
     wait: tl.constexpr, release: tl.constexpr,
 ):  # fmt: skip
     """One run of tiles: the rest of a sequence, whole sequences, the beginning of another.
@@ -178,7 +178,7 @@ def paged_decode_kernel(
             values + kv_head * head_stride,
             block_table + row64 * table_stride,
             first_token, end_token, lowest, seq_len, scale, block_stride, token_stride,
-            window, softcap, True, head_dim, channels, chunk, tile, block_size,
+            window, softcap, True, head_dim, channels, chunk, tile, block_size, packed,
         )  # fmt: skip
         if (tile_at == row_begin) & (stop == row_end):
             finish_rows(
@@ -208,6 +208,7 @@ def decode_constants(
     window: int,
     softcap: float,
     early: bool,
+    packed: int = 0,
 ) -> dict[str, object]:
     """The constants of `paged_decode_kernel` for a layer of this shape."""
     channels, lanes = padded_channels(head_dim), triton.next_power_of_2(group)
@@ -223,6 +224,7 @@ def decode_constants(
         "softcap": softcap,
         "tile": config.tile,
         "block_size": block_size,
+        "packed": packed,
         "minimum_run": config.minimum_run,
         "parts": max(1, config.combine_numbers // (lanes * channels)),
         "early": early,
@@ -247,12 +249,12 @@ def paged_decode(
 ) -> None:
     """Attention of row r's token r of `query` `[T, Hq, D]` over the cache, for the plan's R rows.
 
-    `keys` and `values` `[B, N, Hkv, D]` of the query's dtype or fp8; `out` as `query`, `lse`
-    float32 `[T, Hq]`, both written in the first R rows only. Meaning of softcap and sinks:
-    `windlass.backend.AttentionParams`. `early` says that another kernel was launched since the plan
-    was made.
+    `keys` and `values` are `[B, N, Hkv, D]`, or packed (`attention_tile.Cache`), of the query's
+    dtype or fp8; `out` as `query`, `lse` float32 `[T, Hq]`, both written in the first R rows only.
+    Meaning of softcap and sinks: `windlass.backend.AttentionParams`. `early` says that another
+    kernel was launched since the plan was made.
     """
-    check_pool(keys, values)
+    cache = cache_of(keys, values)
     num_rows = len(plan.seq_lens)
     config = plan.config
     paged_decode_kernel[(plan.num_programs,)](
@@ -277,15 +279,16 @@ def paged_decode(
         out.stride(1),
         0 if lse is None else lse.stride(0),
         plan.block_table.stride(0),
-        keys.stride(0),
-        keys.stride(1),
-        keys.stride(2),
+        cache.block_stride,
+        cache.token_stride,
+        cache.head_stride,
         **decode_constants(
             config,
-            num_kv_heads=keys.shape[2],
-            group=query.shape[1] // keys.shape[2],
-            head_dim=keys.shape[3],
-            block_size=keys.shape[1],
+            num_kv_heads=cache.num_kv_heads,
+            group=query.shape[1] // cache.num_kv_heads,
+            head_dim=cache.head_dim,
+            block_size=cache.block_size,
+            packed=cache.packed,
             window=plan.window,
             softcap=softcap,
             early=early,

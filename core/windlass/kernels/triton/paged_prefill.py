@@ -18,7 +18,7 @@ import triton.language as tl
 
 from windlass.kernels.triton.attention_tile import (
     attend_tiles,
-    check_pool,
+    cache_of,
     finish_rows,
     lowest_visible,
     padded_channels,
@@ -51,7 +51,7 @@ def paged_prefill_kernel(
     num_kv_heads: tl.constexpr, group: tl.constexpr, query_rows: tl.constexpr,
     head_dim: tl.constexpr, channels: tl.constexpr, chunk: tl.constexpr,
     window: tl.constexpr, softcap: tl.constexpr, tile: tl.constexpr, block_size: tl.constexpr,
-    wait: tl.constexpr, release: tl.constexpr,
+    packed: tl.constexpr, wait: tl.constexpr, release: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries: first the keys that all its rows see, then those that some see."""
     wait()
@@ -93,12 +93,13 @@ def paged_prefill_kernel(
             query_tile, query_at, live, position, total, largest, denominator, head_keys,
             head_values, table, begin, seen_by_all, lowest, seq_len, scale, block_stride,
             token_stride, window, softcap, False, head_dim, channels, chunk, tile, block_size,
+            packed,
         )  # fmt: skip
         begin = seen_by_all
     total, largest, denominator = attend_tiles(
         query_tile, query_at, live, position, total, largest, denominator, head_keys, head_values,
         table, begin, end, lowest, seq_len, scale, block_stride, token_stride,
-        window, softcap, True, head_dim, channels, chunk, tile, block_size,
+        window, softcap, True, head_dim, channels, chunk, tile, block_size, packed,
     )  # fmt: skip
     finish_rows(
         total, largest, denominator, heads, live, out, lse, sinks,
@@ -138,6 +139,7 @@ def prefill_constants(
     block_size: int,
     window: int,
     softcap: float,
+    packed: int = 0,
 ) -> dict[str, object]:
     """The constants of `paged_prefill_kernel` for a layer of this shape."""
     channels = padded_channels(head_dim)
@@ -152,6 +154,7 @@ def prefill_constants(
         "softcap": softcap,
         "tile": config.tile,
         "block_size": block_size,
+        "packed": packed,
         "wait": config.wait,
         "release": config.release,
     }
@@ -176,14 +179,14 @@ def paged_prefill(
 ) -> None:
     """Attention of the listed tiles of `query` `[T, Hq, D]` over the cache into `out`.
 
-    `query_tiles` int32 `[n, 2]` holds what `list_query_tiles` returns; `keys` and `values`
-    `[B, N, Hkv, D]` of the query's dtype or fp8; `cu_seqlens_q` int32 `[R+1]`, `seq_lens` int32
-    `[R]`, `block_table` int32 `[R, M]`. `lse` is float32 `[T, Hq]`. Rows without a tile are not
-    written. Meaning of window, softcap and sinks: `windlass.backend.AttentionParams`.
+    `query_tiles` int32 `[n, 2]` holds what `list_query_tiles` returns; `keys` and `values` are
+    `[B, N, Hkv, D]`, or packed (`attention_tile.Cache`), of the query's dtype or fp8;
+    `cu_seqlens_q` int32 `[R+1]`, `seq_lens` int32 `[R]`, `block_table` int32 `[R, M]`. `lse` is
+    float32 `[T, Hq]`. Rows without a tile are not written. Meaning of window, softcap and sinks:
+    `windlass.backend.AttentionParams`.
     """
-    check_pool(keys, values)
-    num_kv_heads = keys.shape[2]
-    paged_prefill_kernel[(len(query_tiles) * num_kv_heads,)](
+    cache = cache_of(keys, values)
+    paged_prefill_kernel[(len(query_tiles) * cache.num_kv_heads,)](
         query,
         keys,
         values,
@@ -201,15 +204,16 @@ def paged_prefill(
         out.stride(1),
         0 if lse is None else lse.stride(0),
         block_table.stride(0),
-        keys.stride(0),
-        keys.stride(1),
-        keys.stride(2),
+        cache.block_stride,
+        cache.token_stride,
+        cache.head_stride,
         **prefill_constants(
             config,
-            num_kv_heads=num_kv_heads,
-            group=query.shape[1] // num_kv_heads,
-            head_dim=keys.shape[3],
-            block_size=keys.shape[1],
+            num_kv_heads=cache.num_kv_heads,
+            group=query.shape[1] // cache.num_kv_heads,
+            head_dim=cache.head_dim,
+            block_size=cache.block_size,
+            packed=cache.packed,
             window=window,
             softcap=softcap,
         ),
