@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -17,10 +18,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from windlass.backend import Backend, GraphSupport
-from windlass.config import BackendConfig, CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from windlass.config import (
+    BackendConfig,
+    CacheConfig,
+    DType,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
 from windlass.engine.core import EngineCore
 from windlass.errors import UnsupportedError
 from windlass.executor.build import runner_for
+from windlass.step import ModelRunner
 from windlass.testing.conformance.cases import Case, Skipped, expect
 from windlass.testing.conformance.compare import short
 from windlass.testing.engine_harness import Generation
@@ -48,6 +57,8 @@ _NUM_TOKENS = 20
 _MAX_NUM_SEQS = 8
 _PLENTY = 64
 """Blocks of the cache that no case fills."""
+_CHUNK = 19
+"""Tokens of a step that cuts prompts, at no border of a block."""
 
 Measured = dict[str, float]
 MakeBackend = Callable[[BackendConfig], Backend]
@@ -59,6 +70,7 @@ def engine_cases(
     """The cases of L4; models are written into `folder`, and each engine has a backend of its own.
 
     The dtype in which every case runs is float32 where the backend has it; in its others a batch.
+    Cases of one setting share an engine, for a device may take seconds to make one.
     The host's part runs on one thread: steps this small spend their time waking others.
     """
     torch.set_num_threads(1)
@@ -72,21 +84,43 @@ def engine_cases(
         checks["a batch, without graphs"] = partial(_batch, enforce_eager=True)
     for family in models:
         model = _Model(make_backend, family, folder / family, head_dim)
-        for name, check in checks.items():
-            yield Case(f"{family} {short(main)}: {name}", partial(check, model, main))
-        for dtype in capabilities.dtypes:
-            if dtype is not main:
-                yield Case(f"{family} {short(dtype)}: a batch", partial(_batch, model, dtype))
+        try:
+            for name, check in checks.items():
+                yield Case(f"{family} {short(main)}: {name}", partial(check, model, main))
+            for dtype in capabilities.dtypes:
+                if dtype is not main:
+                    yield Case(f"{family} {short(dtype)}: a batch", partial(_batch, model, dtype))
+        finally:
+            model.close()
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What an engine is made for; `token_budget` is of a step (None: the backend's)."""
+
+    dtype: torch.dtype
+    num_blocks: int = _PLENTY
+    token_budget: int | None = None
+    enforce_eager: bool = False
+
+
+@dataclass(frozen=True)
+class _Engine:
+    setting: _Setting
+    core: EngineCore
+    runner: ModelRunner
+    block_size: int
 
 
 class _Model:
-    """One saved model, transformers' view of it, and engines over it."""
+    """One saved model, transformers' view of it, and the engine over it that was used last."""
 
     def __init__(self, make_backend: MakeBackend, family: str, folder: Path, head_dim: int) -> None:
         self._make_backend = make_backend
         self._family = family
         self._folder = folder
         self._head_dim = head_dim
+        self._last: _Engine | None = None
 
     @cached_property
     def reference(self) -> PreTrainedModel:
@@ -94,37 +128,48 @@ class _Model:
         return write_tiny_model(self._family, self._folder, head_dim=self._head_dim)
 
     @contextmanager
-    def engine(
-        self,
-        dtype: torch.dtype,
-        *,
-        num_blocks: int = _PLENTY,
-        scheduler: SchedulerConfig | None = None,
-        enforce_eager: bool = False,
-    ) -> Iterator[tuple[EngineCore, int]]:
-        """An engine and its block size.
+    def engine(self, setting: _Setting) -> Iterator[tuple[EngineCore, int]]:
+        """An engine without cached prefixes, and its block size; kept for the next case.
 
         Raises:
             Skipped: the backend says that it cannot run this model.
         """
+        if self._last is None or self._last.setting != setting:
+            self.close()
+            self._last = self._make(setting)
+        engine = self._last
+        engine.core.reset_prefix_cache()
+        try:
+            yield engine.core, engine.block_size
+        except BaseException:
+            self.close()  # who knows what it left behind
+            raise
+
+    def close(self) -> None:
+        """Close the engine, if there is one."""
+        if self._last is not None:
+            self._last.runner.close()
+            self._last = None
+
+    def _make(self, setting: _Setting) -> _Engine:
         assert self.reference is not None
-        backend = self._make_backend(BackendConfig(enforce_eager=enforce_eager))
-        model = ModelConfig(model=str(self._folder), dtype=short(dtype))  # type: ignore[arg-type]
+        eager = setting.enforce_eager
+        backend = self._make_backend(BackendConfig(enforce_eager=eager))
+        name: DType = short(setting.dtype)  # type: ignore[assignment]
         config = EngineConfig(
-            model=model,
-            cache=CacheConfig(num_blocks=num_blocks),
-            scheduler=scheduler or SchedulerConfig(max_num_seqs=_MAX_NUM_SEQS),
-            backend=BackendConfig(backend=backend.spec.name, enforce_eager=enforce_eager),
+            model=ModelConfig(model=str(self._folder), dtype=name),
+            cache=CacheConfig(num_blocks=setting.num_blocks),
+            scheduler=SchedulerConfig(
+                max_num_seqs=_MAX_NUM_SEQS, max_num_batched_tokens=setting.token_budget
+            ),
+            backend=BackendConfig(backend=backend.spec.name, enforce_eager=eager),
         )
         runner = runner_for(config, backend)
         try:
             info = runner.load()
         except UnsupportedError as error:
             raise Skipped(str(error)) from error
-        try:
-            yield EngineCore(config, info, runner), info.block_size
-        finally:
-            runner.close()
+        return _Engine(setting, EngineCore(config, info, runner), runner, info.block_size)
 
     def judge(
         self,
@@ -165,7 +210,7 @@ MIXED = (1, 40, 7, 67, 16, 2, 33)
 def _batch(model: _Model, dtype: torch.dtype, *, enforce_eager: bool = False) -> Measured:
     prompts = _prompts(*MIXED)
     requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3, prompt_logprobs=1)
-    with model.engine(dtype, enforce_eager=enforce_eager) as (core, _):
+    with model.engine(_Setting(dtype, enforce_eager=enforce_eager)) as (core, _):
         said = run_requests(core, requests)
         core.reset_prefix_cache()
         # Without log-probabilities a backend may choose tokens where it computes logits.
@@ -177,23 +222,22 @@ def _batch(model: _Model, dtype: torch.dtype, *, enforce_eager: bool = False) ->
 def _alone(model: _Model, dtype: torch.dtype) -> Measured:
     prompts = _prompts(1, 67, 33)
     requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3)
-    with model.engine(dtype, scheduler=SchedulerConfig(max_num_seqs=1)) as (core, _):
-        said = run_requests(core, requests)
-    return model.judge(dtype, prompts, list(said.values()))
+    with model.engine(_Setting(dtype)) as (core, _):
+        said = [run_requests(core, [one])[one.request_id] for one in requests]
+    return model.judge(dtype, prompts, said)
 
 
 def _chunked(model: _Model, dtype: torch.dtype) -> Measured:
     prompts = _prompts(*MIXED)
     requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3, prompt_logprobs=0)
-    scheduler = SchedulerConfig(max_num_seqs=_MAX_NUM_SEQS, max_num_batched_tokens=19)
-    with model.engine(dtype, scheduler=scheduler) as (core, _):
+    with model.engine(_Setting(dtype, token_budget=_CHUNK)) as (core, _):
         said = run_requests(core, requests)
-        expect(core.stats().num_steps > sum(MIXED) // 19, "no prompt was cut into chunks")
+        expect(core.stats().num_steps > sum(MIXED) // _CHUNK, "no prompt was cut into chunks")
     return model.judge(dtype, prompts, list(said.values()))
 
 
 def _prefix_cached(model: _Model, dtype: torch.dtype) -> Measured:
-    with model.engine(dtype) as (core, size):
+    with model.engine(_Setting(dtype)) as (core, size):
         first = _prompts(2 * size + 3, size + 1, size - 1)
         # Again, and behind a common prefix something else.
         again = [*first, first[0][: size + 5] + first[1][:9]]
@@ -209,7 +253,7 @@ def _prefix_cached(model: _Model, dtype: torch.dtype) -> Measured:
 def _preempted(model: _Model, dtype: torch.dtype) -> Measured:
     """Requests that fill a block each, and want a second one when there is none left."""
     count = 6
-    with model.engine(dtype, num_blocks=count + 2) as (core, size):
+    with model.engine(_Setting(dtype, num_blocks=count + 2)) as (core, size):
         prompts = _prompts(*(max(1, size - 3 - i) for i in range(count)))
         requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3)
         said = run_requests(core, requests)
@@ -222,7 +266,7 @@ def _neighbours_aborted(model: _Model, dtype: torch.dtype) -> Measured:
     requests = greedy_requests(prompts, max_tokens=_NUM_TOKENS, logprobs=3)
     aborted = {f"r{i}": 3 + 2 * i for i in range(0, len(prompts), 2)}
     late = greedy_requests(prompts[:2], max_tokens=_NUM_TOKENS, prefix="late", logprobs=3)
-    with model.engine(dtype) as (core, _):
+    with model.engine(_Setting(dtype)) as (core, _):
         said = run_requests(core, requests, aborted)
         # These take the blocks and rows that the others left.
         said |= run_requests(core, late)
@@ -236,8 +280,8 @@ def _neighbours_aborted(model: _Model, dtype: torch.dtype) -> Measured:
 _CHECKS: dict[str, Callable[[_Model, torch.dtype], Measured]] = {
     "a batch": _batch,
     "alone": _alone,
-    "chunked prefill": _chunked,
     "a prefix from the cache": _prefix_cached,
-    "after preemption": _preempted,
     "neighbours are aborted": _neighbours_aborted,
+    "chunked prefill": _chunked,
+    "after preemption": _preempted,
 }
