@@ -175,16 +175,18 @@ class _Call:
 
     def _try(self) -> tuple[list[object], Any]:
         with torch.inference_mode(mode=False), torch.no_grad():
-            blank = [_blank(leaf, bool(self.tensors)) for leaf in self._places]
+            # Zeros tell no shape where counts are given, and are needed for none without tensors.
+            alone = not self.tensors or self.func.name() == "aten::repeat_interleave.Tensor"
+            blank = [_blank(leaf, _META if alone else _HOST) for leaf in self._places]
             results, tree = tree_flatten(self.run(blank))
             return [_shape(result) for result in results], tree
 
 
-def _blank(leaf: object, computed: bool) -> object:
-    """A place full of zeros; where none is given, torch's meta device can tell the shape."""
+def _blank(leaf: object, device: torch.device) -> object:
     if isinstance(leaf, torch.Tensor):
-        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype).zero_()
-    return leaf if computed or leaf is not _HOST else _META
+        shape, strides = leaf.shape, leaf.stride()
+        return torch.empty_strided(shape, strides, dtype=leaf.dtype, device=device).zero_()
+    return device if leaf is _HOST else leaf
 
 
 _shapes: dict[object, tuple[list[object], Any]] = {}
