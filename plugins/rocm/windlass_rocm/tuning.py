@@ -98,13 +98,14 @@ _FLOAT32_DECODE: dict[Family, Mapping[int, Decode]] = {
     Family.CDNA: {128: Decode(32, 4, 2, 2), 256: Decode(16, 4, 1, 2)},
     Family.RDNA: {
         64: Decode(16, 8, 1, 2, chunk=16),
-        128: Decode(16, 4, 1, 2, chunk=16),
+        128: Decode(32, 4, 1, 2, chunk=16),
         256: Decode(16, 8, 1, 2, chunk=16),
     },
 }
 _FLOAT32_PREFILL: dict[Family, Mapping[int, Prefill]] = {
     Family.CDNA: {128: Prefill(64, 32, 4, 1), 256: Prefill(32, 16, 4, 1)},
     Family.RDNA: {
+        64: Prefill(32, 16, 8, 1, chunk=32),
         128: Prefill(32, 16, 4, 1, chunk=16),
         256: Prefill(32, 16, 8, 1, chunk=16),
     },

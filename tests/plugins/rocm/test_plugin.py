@@ -125,6 +125,22 @@ def test_visible_devices_are_chosen_and_numbered_as_hip_does(
         assert said.reason == "no AMD GPU is left visible by HIP_VISIBLE_DEVICES=''"
 
 
+def test_two_variables_that_disagree_are_told(machine: SystemPaths) -> None:
+    said = ask(machine, environ={"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "1"})
+    assert said.reason == "HIP_VISIBLE_DEVICES='0' counts, and CUDA_VISIBLE_DEVICES='1' does not"
+    same = ask(machine, environ={"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "0"})
+    assert same.reason == ""
+
+
+def test_a_gpu_without_matrix_instructions_is_no_device(machine: SystemPaths) -> None:
+    add_node(machine.topology, 11, cpu_cores_count=0, simd_count=80, gfx_target_version=100300)
+    assert ask(machine).status is Status.AVAILABLE
+    said = ask(machine, environ={"HIP_VISIBLE_DEVICES": "2,0"})
+    assert said.status is Status.NO_DEVICE
+    assert "gfx1030 has no matrix instructions" in said.reason
+    assert said.hint == "choose another GPU with HIP_VISIBLE_DEVICES"
+
+
 @pytest.mark.parametrize(
     ("torch", "reason"),
     [
