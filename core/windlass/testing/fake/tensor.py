@@ -154,10 +154,18 @@ class _Call:
     def _refuse(self, other: str) -> None:
         raise RuntimeError(f"{self.func.name()} on tensors of {self.device} and of {other}")
 
-    def run(self, places: list[object] | None = None) -> Any:  # noqa: ANN401
-        """Compute, with the numbers that are there now."""
-        args, kwargs = tree_unflatten(places or self._places, self._tree)
-        return self.func(*args, **kwargs)
+    def bind(self, places: list[object] | None = None) -> Callable[[], Any]:
+        """A function that computes with the numbers that are there when it is called.
+
+        It holds no fake tensor: what the user has dropped is not kept by work that waits.
+        """
+        func, tree, places = self.func, self._tree, places or self._places
+
+        def run() -> Any:  # noqa: ANN401
+            args, kwargs = tree_unflatten(places, tree)
+            return func(*args, **kwargs)
+
+        return run
 
     def shapes(self) -> tuple[list[object], Any]:
         """The results' shapes, strides and dtypes as empty tensors, and how they are nested.
@@ -178,7 +186,7 @@ class _Call:
             # Zeros tell no shape where counts are given, and are needed for none without tensors.
             alone = not self.tensors or self.func.name() == "aten::repeat_interleave.Tensor"
             blank = [_blank(leaf, _META if alone else _HOST) for leaf in self._places]
-            results, tree = tree_flatten(self.run(blank))
+            results, tree = tree_flatten(self.bind(blank)())
             return [_shape(result) for result in results], tree
 
 
@@ -230,9 +238,10 @@ def _compute(call: _Call) -> Any:  # noqa: ANN401
     ]
     made = [result for result in results if isinstance(result, FakeTensor)]
     places = [result.place for result in made]
+    run = call.bind()
 
     def work() -> None:
-        found = [x for x in tree_leaves(call.run()) if isinstance(x, torch.Tensor)]
+        found = [x for x in tree_leaves(run()) if isinstance(x, torch.Tensor)]
         for place, result in zip(places, found, strict=True):
             place.copy_(result)
 
@@ -251,14 +260,15 @@ def _write(call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     places = [(leaf.place, leaf.shape) for leaf in tree_leaves(changed)]
+    run, name = call.bind(), call.func.name()
 
     def work() -> None:
-        call.run()
+        run()
         for place, shape in places:
             if place.shape != shape:
-                raise UnsupportedError(f"{call.func.name()} changed the shape of a fake tensor")
+                raise UnsupportedError(f"{name} changed the shape of a fake tensor")
 
-    call.machine.enqueue(call.func.name(), work, *call.used)
+    call.machine.enqueue(name, work, *call.used)
     if not schema.returns:
         return None
     return changed[0] if len(schema.returns) == 1 else tuple(changed)
@@ -267,7 +277,7 @@ def _write(call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  
 def _view(call: _Call) -> Any:  # noqa: ANN401
     """Another look at the same memory, at once: no number is touched."""
     with torch.inference_mode(mode=False), torch.no_grad():
-        views = call.run()
+        views = call.bind()()
     base = call.tensors[0]
     # A view of a tensor that was not made in inference mode is none of it either.
     with torch.inference_mode(mode=base.is_inference()):
@@ -286,7 +296,7 @@ def _read(call: _Call) -> Any:  # noqa: ANN401
         return result
 
     with torch.inference_mode(mode=False), torch.no_grad():
-        found = call.run()
+        found = call.bind()()
     if _kind(call.func) == "write":
         return call.tensors[0]
     with torch.no_grad():
@@ -343,7 +353,8 @@ def _upload(to: FakeTensor, source: torch.Tensor, non_blocking: bool) -> FakeTen
         to.machine.forbid_in_capture("a copy from memory of the host that is not page-locked")
         with torch.inference_mode(mode=False), torch.no_grad():
             source = source.clone()
-    to.machine.enqueue("an upload", lambda: _fill(to.place, source), to.memory)
+    place = to.place
+    to.machine.enqueue("an upload", lambda: _fill(place, source), to.memory)
     return to
 
 
