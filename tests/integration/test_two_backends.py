@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from windlass import AsyncEngine, demo_model
+from windlass.backend import Backend
 from windlass.config import BackendConfig, CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.engine.core import EngineCore
 from windlass.executor.build import runner_for
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("jax_backend")
 FAMILIES = {"cpu": "llama3", "jax": "qwen2", "fake": "qwen3"}
 """The model that each backend serves."""
 
-NUM_TOKENS = 10
+NUM_TOKENS = 6
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Saved]:
 
 
 @contextmanager
-def engine(backend: str, folder: Path, **ops: list[str]) -> Iterator[EngineCore]:
+def engine(backend: str, folder: Path) -> Iterator[EngineCore]:
     config = EngineConfig(
         model=ModelConfig(model=str(folder), dtype="float32"),
         cache=CacheConfig(num_blocks=33),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=24),
-        backend=BackendConfig(backend=backend, ops=ops),
+        scheduler=SchedulerConfig(max_num_seqs=3, max_num_batched_tokens=24),
+        backend=BackendConfig(backend=backend),
     )
     extra = {"fake": fake} if backend == "fake" else {}
     runner = runner_for(config, create_backend(config.backend, extra=extra))
@@ -99,85 +100,102 @@ def tokens(said: Mapping[str, Generation]) -> dict[str, list[int]]:
     return {name: generation.token_ids for name, generation in said.items()}
 
 
-@pytest.mark.parametrize("other", ["jax", "fake"])
-def test_two_models_on_two_backends_take_turns(saved: dict[str, Saved], other: str) -> None:
-    """Step by step in turns, each engine gives the tokens that transformers gives of its model."""
-    names = ("cpu", other)
-    greedy = {
-        name: greedy_requests(prompts(seed), max_tokens=NUM_TOKENS)
-        for seed, name in enumerate(names)
-    }
-    drawn = {name: sampled_requests(seed) for seed, name in enumerate(names)}
+def state_of_the_process() -> tuple[object, ...]:
+    """What engines could share by accident: random generators, and torch's defaults."""
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[union-attr]
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An engine on each backend, all in this process; `before` is what it was before them."""
+
+    cores: dict[str, EngineCore]
+    before: tuple[object, ...]
+
+
+@pytest.fixture(scope="module")
+def loaded(jax_backend: None, saved: dict[str, Saved]) -> Iterator[Loaded]:
+    before = state_of_the_process()
     with ExitStack() as stack:
-        cores = {name: stack.enter_context(engine(name, saved[name].folder)) for name in names}
-        said = in_turns(cores, greedy)
-        together = in_turns(cores, drawn)
-        alone = {name: in_turns({name: cores[name]}, drawn)[name] for name in names}
-    for seed, name in enumerate(names):
-        for prompt, generation in zip(prompts(seed), said[name].values(), strict=True):
+        cores = {name: stack.enter_context(engine(name, saved[name].folder)) for name in FAMILIES}
+        yield Loaded(cores, before)
+
+
+@pytest.mark.parametrize("other", ["jax", "fake"])
+def test_two_models_on_two_backends_take_turns(
+    loaded: Loaded, saved: dict[str, Saved], other: str
+) -> None:
+    """Step by step in turns, each engine gives the tokens that transformers gives of its model."""
+    asked = dict(zip(("cpu", other), (prompts(1), prompts(2)), strict=True))
+    requests = {
+        name: greedy_requests(some, max_tokens=NUM_TOKENS, prefix=other)
+        for name, some in asked.items()
+    }
+    said = in_turns({name: loaded.cores[name] for name in asked}, requests)
+    for name, some in asked.items():
+        for prompt, generation in zip(some, said[name].values(), strict=True):
             assert len(generation.token_ids) == NUM_TOKENS
             found = distance(saved[name].model, prompt, generation)
             assert (found.wrong, found.logprob < 2e-4) == (0, True), name
-        assert tokens(together[name]) == tokens(alone[name])
 
 
-def test_one_seed_gives_one_answer_on_every_backend(saved: dict[str, Saved]) -> None:
-    """The same model on two backends at once: the same random tokens."""
-    folder = saved["jax"].folder
-    with engine("cpu", folder) as first, engine("jax", folder) as second:
-        cores = {"cpu": first, "jax": second}
+def test_random_tokens_come_from_the_seed_and_not_from_the_neighbours(loaded: Loaded) -> None:
+    """All engines in turns, and each alone, give the same; the process is left as it was."""
+    cores = loaded.cores
+    drawn = {name: sampled_requests(seed) for seed, name in enumerate(cores)}
+    together = in_turns(cores, drawn)
+    for name, core in cores.items():
+        alone = in_turns({name: core}, {name: drawn[name]})[name]
+        assert tokens(together[name]) == tokens(alone)
+    assert state_of_the_process() == loaded.before
+
+
+def test_one_seed_gives_one_answer_on_every_backend(
+    loaded: Loaded, saved: dict[str, Saved]
+) -> None:
+    """The model of the JAX engine on the cpu backend beside it: the same random tokens."""
+    with engine("cpu", saved["jax"].folder) as second:
+        cores = {"jax": loaded.cores["jax"], "cpu": second}
         said = in_turns(cores, {name: sampled_requests(5) for name in cores})
-    assert tokens(said["cpu"]) == tokens(said["jax"])
+    assert tokens(said["jax"]) == tokens(said["cpu"])
 
 
-def test_engines_leave_the_process_as_they_found_it(saved: dict[str, Saved]) -> None:
-    """No random generator is drawn from, and no default of torch is changed."""
-
-    def state() -> tuple[object, ...]:
-        return (
-            torch.get_rng_state().tolist(),
-            random.getstate(),
-            np.random.get_state()[1].tolist(),  # type: ignore[union-attr]
-            torch.get_default_dtype(),
-            torch.get_default_device(),
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-        )
-
-    before = state()
+def test_a_closed_engine_takes_nothing_from_the_others(
+    loaded: Loaded, saved: dict[str, Saved]
+) -> None:
+    """Memory, graphs and the request table of an engine are its own."""
+    kept = {name: loaded.cores[name] for name in ("fake", "jax")}
+    requests = {name: sampled_requests(7) for name in kept}
+    expected = in_turns(kept, requests)
     with ExitStack() as stack:
-        cores = {name: stack.enter_context(engine(name, saved[name].folder)) for name in FAMILIES}
-        for seed in (1, 2):
-            in_turns(cores, {name: sampled_requests(seed) for name in cores})
-            assert state() == before
-    assert state() == before
+        gone = {n: stack.enter_context(engine(n, saved[n].folder)) for n in ("cpu", "jax")}
+        in_turns(gone, {name: sampled_requests(8) for name in gone})
+    said = in_turns(kept, requests)
+    assert {n: tokens(said[n]) for n in kept} == {n: tokens(expected[n]) for n in kept}
 
 
 def test_each_backend_keeps_its_own_order_of_ops() -> None:
     ordered = create_backend(BackendConfig(backend="cpu", ops={"silu_mul": ["reference"]}))
     plain = create_backend(BackendConfig(backend="cpu"))
     other = create_backend(BackendConfig(backend="fake"), extra={"fake": fake})
-    names = {
-        label: [candidate.name for candidate in backend.ops.silu_mul.candidates]
-        for label, backend in {"ordered": ordered, "plain": plain, "other": other}.items()
-    }
-    assert names["ordered"][0] == "reference"
-    assert names["plain"][-1] == "reference"
-    assert names["other"] == ["reference"]
+
+    def providers(backend: Backend) -> list[str]:
+        (op,) = (op for op in backend.ops if op.name == "silu_mul")
+        return [candidate.name for candidate in op.candidates]
+
+    assert providers(ordered)[0] == "reference"
+    assert providers(plain)[-1] == "reference"
+    assert providers(other) == ["reference"]
     for backend in (ordered, plain, other):
         backend.close()
-
-
-def test_a_closed_engine_takes_nothing_from_the_others(saved: dict[str, Saved]) -> None:
-    """Memory, graphs and the request table of one engine are its own."""
-    requests = {"fake": greedy_requests(prompts(2), max_tokens=NUM_TOKENS)}
-    with engine("fake", saved["fake"].folder) as kept:
-        expected = in_turns({"fake": kept}, requests)
-        with engine("cpu", saved["cpu"].folder) as gone:
-            in_turns({"cpu": gone}, {"cpu": greedy_requests(prompts(1), max_tokens=2)})
-        again = greedy_requests(prompts(2), max_tokens=NUM_TOKENS, prefix="again")
-        said = in_turns({"fake": kept}, {"fake": again})
-    assert list(tokens(said["fake"]).values()) == list(tokens(expected["fake"]).values())
 
 
 @pytest.mark.slow
