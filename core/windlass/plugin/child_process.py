@@ -16,6 +16,7 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, NoReturn
 
 _REAP_SECONDS = 1.0
@@ -84,8 +85,9 @@ class _Spawned(ChildProcess):
 
 class _Forked(ChildProcess):
     def __init__(self, main: Callable[[], None], output: IO[bytes], errors: IO[bytes]) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):  # none, gone, or closed
+                stream.flush()  # what is left in its buffer the copy could write too
         self.pid = os.fork()
         if self.pid == 0:
             _run_copy(main, output.fileno(), errors.fileno())
