@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider", nargs="+", default=[], help="check these op providers alone in L2"
     )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        help="what a level, or an op provider in L2, may take (default: 600; 3600 where kernels "
+        "are compiled or interpreted)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write every outcome as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page that a browser shows")
     parser.add_argument(
@@ -47,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     levels = args.level or (INTERPRETED_LEVELS if args.interpret else DEFAULT_LEVELS)
     target = Target(args.name, args.plugin, args.interpret)
-    report = prove(target, levels, providers=args.provider)
+    report = prove(target, levels, providers=args.provider, timeout=args.timeout)
     if args.json:
         _write("--json", args.json, report.to_json())
     if args.html:

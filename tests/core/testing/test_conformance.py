@@ -172,6 +172,11 @@ def test_the_command_writes_json_and_fails_where_nothing_could_run(
     assert {o["status"] for o in outcomes if o["level"] == "L0"} == {"passed"}
 
 
+def test_a_level_that_takes_too_long_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", "cpu", "--level", "L0", "--timeout", "0.01"]) == 1
+    assert "it did not end within 0.01 s" in capsys.readouterr().out
+
+
 def test_a_backend_that_is_not_installed_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "abacus", "--level", "L0"]) == 1
     assert "abacus" in capsys.readouterr().out

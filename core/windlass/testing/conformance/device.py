@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from windlass.backend import Backend, KVPool, KVSpec, MemoryPolicy, Profile
+from windlass.backend import AttentionParams, Backend, KVPool, KVSpec, MemoryPolicy, Profile
 from windlass.errors import OutOfMemoryError
 from windlass.testing.conformance.cases import Case, Skipped, expect
 from windlass.testing.conformance.layouts import layout_at, layout_numbers
@@ -188,9 +188,18 @@ def _out_of_memory(backend: Backend) -> None:
 def _pool(
     backend: Backend, dtype: torch.dtype, number: int, seed: int, buffer: torch.Tensor | None = None
 ) -> KVPool:
-    """A pool of random bytes, in device memory or in the buffer given."""
-    spec = KVSpec(num_kv_heads=2, head_dim=16, dtype=dtype)
+    """A pool of random bytes, in device memory or in the buffer given.
+
+    Raises:
+        Skipped: the layout is the backend's own, and not for such a cache.
+    """
+    spec = KVSpec(num_kv_heads=2, head_dim=64, dtype=dtype)
     layout = layout_at(backend, spec, number)
+    if not layout.canonical:
+        model = dtype if dtype in backend.capabilities.dtypes else backend.capabilities.dtypes[0]
+        support = backend.attention.supports(spec, layout, model, AttentionParams(scale=0.125))
+        if not support:
+            raise Skipped(support.reason)
     nbytes = _BLOCKS * layout.block_bytes(spec, _LAYERS)
     if buffer is None:
         buffer = torch.empty(nbytes, dtype=torch.uint8, device=backend.device.torch_device)
