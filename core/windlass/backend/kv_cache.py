@@ -45,8 +45,8 @@ class KVLayout:
     (last axis fastest). `kv` "split" keeps all keys before all values; "packed" puts a token's
     key and value side by side on the channel axis. Scales, where there are any, stand before all
     numbers, those of keys first, in the same order without C. A backend whose layout is no
-    permutation says `canonical=False`, builds the views itself and overrides
-    `Attention.export_blocks`.
+    permutation says `canonical=False`, overrides `views` (a block's axis stays in front) and
+    `Attention.export_blocks` and `import_blocks`.
     """
 
     order: str = "LBNHC"
