@@ -69,11 +69,11 @@ def model(folder: Path) -> PreTrainedModel:
     return write_tiny_model("qwen2", folder)
 
 
-def test_discovery_imports_no_jax_and_the_rest_of_the_plugin_is_light() -> None:
-    report = prove(Target("jax"), ["L0", "L1", "L2"])
+def test_discovery_imports_no_jax_and_there_is_no_device_to_prove() -> None:
+    report = prove(Target("jax"), ["L0", "L1"])
     assert report.proven
     assert [outcome.status for outcome in report.outcomes].count("passed") == 6
-    assert {absence.level for absence in report.absences} == {"L1", "L2"}
+    assert [absence.level for absence in report.absences] == ["L1"]
     assert "runs models itself" in report.absences[0].reason
 
 
