@@ -6,7 +6,8 @@ Installs `tests/sample_plugin` and a plugin of `windlass plugin new` into a temp
 starts a fresh process for each measurement, all kinds in turn. Prints milliseconds from the call of
 `discover()` to its end (lowest, median), the processor time of that process and of those that it
 started (lowest), and how many there were. The module is loaded before the clock starts. The lowest
-time is the nearest to what discovery takes where nothing else runs.
+time is the nearest to what discovery takes where nothing else runs. On a busy machine compare with
+the last line: the processor time of `python -c pass`, run in between.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -79,6 +81,14 @@ def measure(kind: str, site: Path, cache: Path) -> tuple[int, float, float, floa
     return found, took, busy, others, children
 
 
+def bare() -> float:
+    """Processor seconds of an interpreter that does nothing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def main() -> None:
     """Measure all kinds in turn, and print them."""
     parser = argparse.ArgumentParser(description="What discovery costs.")
@@ -89,9 +99,10 @@ def main() -> None:
         site = install(folder)
         for kind in KINDS:  # compiles to bytecode, as an installation has it
             measure(kind, site, folder / "cache")
-        runs = [
-            {kind: measure(kind, site, folder / "cache") for kind in KINDS} for _ in range(repeats)
-        ]
+        runs, nothing = [], []
+        for _ in range(repeats):
+            runs.append({kind: measure(kind, site, folder / "cache") for kind in KINDS})
+            nothing.append(bare())
     print("                                      plugins  lowest  median  processor  children")
     for kind, words in KINDS.items():
         found, *times, children = zip(*(run[kind] for run in runs), strict=True)
@@ -100,6 +111,7 @@ def main() -> None:
             f"{words:<38}{found[0]:7}{min(took):8.1f}{statistics.median(took):8.1f}"
             f"{min(busy):7.1f} +{min(others):6.1f}{children[0]:6}"
         )
+    print(f"python -c pass{1e3 * min(nothing):54.1f}")
 
 
 if __name__ == "__main__":
