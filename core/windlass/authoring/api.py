@@ -24,6 +24,7 @@ MODULES = (
     OPS_MODULE,
     "windlass.kernels",
     "windlass.step",
+    "windlass.checkpoint",
     "windlass.errors",
     "windlass.testing.conformance",
     "windlass.testing.offline",

@@ -27,7 +27,10 @@ PAGES = {
     "backend.md": ("The backend and its parts", ("windlass.backend",)),
     "ops.md": ("Ops", (OPS_MODULE,)),
     "kernels.md": ("Weights and random numbers", ("windlass.kernels",)),
-    "step.md": ("Steps, for a runner of your own", ("windlass.step",)),
+    "step.md": (
+        "Steps and checkpoints, for a runner of your own",
+        ("windlass.step", "windlass.checkpoint"),
+    ),
     "errors.md": ("Errors", ("windlass.errors",)),
     "testing.md": (
         "Proving a plugin",
