@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from windlass.testing.tiny_models import VOCABULARY, write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("jax_backend")
 
+ROOT = Path(__file__).parents[2]
 SCHEDULER = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=24)
 CACHE = CacheConfig(num_blocks=33, block_size=16)
 
@@ -75,6 +77,25 @@ def test_discovery_imports_no_jax_and_there_is_no_device_to_prove() -> None:
     assert [outcome.status for outcome in report.outcomes].count("passed") == 6
     assert [absence.level for absence in report.absences] == ["L1"]
     assert "runs models itself" in report.absences[0].reason
+
+
+def test_it_imports_public_rooms_only_and_its_runner_no_torch() -> None:
+    rooms = {"plugin", "backend", "kernels", "config", "step", "checkpoint", "errors", "testing"}
+    for path in sorted((ROOT / "examples/jax_backend/windlass_jax").glob("*.py")):
+        imported = {
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in getattr(node, "names", [])]
+                if isinstance(node, ast.Import)
+                else []
+            )
+        }
+        ours = [name.split(".")[1] for name in imported if name.startswith("windlass.")]
+        assert set(ours) <= rooms, path.name
+        assert ("torch" in imported) == (path.name == "backend.py"), path.name
 
 
 def test_the_doctor_selects_it_when_named_and_says_that_it_has_no_ops() -> None:
