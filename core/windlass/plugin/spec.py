@@ -68,7 +68,7 @@ class BackendSpec:
     torch's name for the device. "auto" takes the highest `priority` that is available (cpu 100,
     in-tree accelerators 500) and never one that is "experimental". `requires` are PEP 508
     strings, checked without importing. `offline` names, as "module:attribute", a
-    `windlass.testing.offline.OfflineKernels`: the backend's kernels, to be compiled and examined on
+    `windlass.testing.offline.KernelTables`: the backend's kernels, to be compiled or interpreted on
     machines without its device (empty: none).
     """
 

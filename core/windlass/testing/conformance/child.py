@@ -5,7 +5,9 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -48,12 +50,19 @@ _MAY_BE_ABSENT = ("L5", "L7", "L8")
 def main(request: dict[str, Any]) -> None:
     """Answer the request, and end the process without a plugin's exit handlers."""
     faulthandler.enable(all_threads=False)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(request["answers"], "wb") as answers:
         _answer(request, answers)
         _say(answers, {"end": True})
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """End this session when the process that started it is gone, which closes its end of stdin."""
+    if not os.read(0, 1):
+        os.killpg(0, signal.SIGKILL)
 
 
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:

@@ -196,11 +196,12 @@ def _run(command: list[str], errors: IO[bytes], timeout: float) -> str:
     """How the child ended, "" when well."""
     child = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # it closes when this process ends, and the child ends with it
         stdout=errors,
         stderr=errors,
         start_new_session=True,
     )
+    assert child.stdin is not None
     try:
         code = child.wait(timeout)
     except subprocess.TimeoutExpired:
@@ -209,6 +210,7 @@ def _run(command: list[str], errors: IO[bytes], timeout: float) -> str:
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+        child.stdin.close()
     if code == 0:
         return ""
     errors.seek(0)
