@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-
 from windlass.backend import BackendConfig, Capabilities, GraphSupport, KVLayout, KVSpec
 from windlass.backend.triton.backend import CAPABILITIES, TritonBackend
 from windlass.plugin import BackendSpec, OpProvider
@@ -46,9 +44,6 @@ class RocmBackend(TritonBackend):
         device = RocmDevice(config.device_index)
         device.activate()  # the ops are those of the current GPU
         super().__init__(spec, config, device.tuning, device, op_providers=op_providers)
-        fp8 = device.tuning.chip.fp8
-        if fp8 is not None:
-            self.capabilities = replace(self.capabilities, fp8_dtype=getattr(torch, fp8))
         self.allocator = RocmAllocator(device, self.capabilities)
         self._packs = aiter_installed() and device.tuning.chip.family is Family.CDNA
         self.attention = RocmAttention(device.tuning, aiter_installed=self._packs)

@@ -56,9 +56,8 @@ class RocmKernels(TritonKernels):
 
     def fp8_cache_specs(self, arch: str) -> list[KernelSpec]:
         """Kernels that write an fp8 cache of the chip's own format."""
-        fp8 = architecture_of(arch).fp8
-        assert fp8 is not None
-        return fp8_cache_specs(self.compiled_tuning(arch), getattr(torch, fp8))
+        tuning = self.compiled_tuning(arch)
+        return fp8_cache_specs(tuning, tuning.fp8_dtype)
 
     def shared_limit(self, arch: str) -> int:
         """The local data share that a workgroup may take."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from windlass.backend import SUPPORTED, Quantization, Support
+from windlass.backend import Quantization
 from windlass.backend.triton.quantized_tiles import QuantizedTile
 from windlass.backend.triton.tuning import TritonTuning, up_to
 from windlass.kernels.triton.decode_plan import DecodeConfig
@@ -73,7 +73,7 @@ _DECODE: dict[str, Mapping[int, Decode]] = {
     },
     "gfx1201": {
         64: Decode(64, 4, 1, 4),  # 188, 8, 8
-        128: Decode(32, 4, 2, 4),
+        128: Decode(32, 4, 2, 4),  # 194, 7, 8
         256: Decode(16, 4, 2, 4),  # 225, 6, 16
     },
 }
@@ -128,6 +128,8 @@ class RocmTuning(TritonTuning):
         self.chip: Architecture = architecture_of(arch)
         self.lanes = self.chip.lanes
         self.has_fp8 = self.chip.fp8 is not None
+        if self.chip.fp8 is not None:
+            self.fp8_dtype = getattr(torch, self.chip.fp8)
         self.mm_gives_float32 = device_type == "cuda"
         if self.chip.fp8 == "float8_e4m3fnuz":
             self.unpack = unpacked_by_fnuz
@@ -136,14 +138,6 @@ class RocmTuning(TritonTuning):
         """The family's matrix instruction, in every product of 16-bit numbers."""
         del kernel, rows
         return frozenset({self.chip.matrix_instruction})
-
-    def supports_kv(self, dtype: torch.dtype) -> Support:
-        """The e4m3 format that the chip converts."""
-        if dtype.itemsize == 1 and dtype.is_floating_point and self.chip.fp8 is None:
-            return Support.no(f"{self.chip.name} cannot convert fp8")
-        if self.chip.fp8 is not None and dtype == getattr(torch, self.chip.fp8):
-            return SUPPORTED
-        return Support.no(f"the kernels read no cache of {dtype} on {self.chip.name}")
 
     def decode_config(
         self, head_dim: int, dtype: torch.dtype, kv_dtype: torch.dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -52,6 +53,7 @@ class TritonBackend(TorchBackend):
         prefill_providers: Mapping[str, PrefillProvider] | None = None,
     ) -> None:
         super().__init__(spec, config, arch=tuning.arch, op_providers=op_providers)
+        self.capabilities = replace(self.capabilities, fp8_dtype=tuning.fp8_dtype)
         self.tuning = tuning
         self.device = device
         self.allocator = AcceleratorAllocator(device, self.capabilities)

@@ -68,7 +68,8 @@ class TritonTuning(ABC):
 
     Attributes:
         lanes: of a warp (the wavefront's or sub-group's size).
-        has_fp8: the chip converts e4m3 numbers ("fp8" as torch.float8_e4m3fn).
+        has_fp8: the chip converts e4m3 numbers.
+        fp8_dtype: their format, in which an fp8 cache is kept.
         mm_gives_float32: `torch.mm(a, b, out_dtype=torch.float32)` works for 16-bit operands.
         most_rows: rows beyond which `linear_config` always leaves it to the vendor's library.
         measured_linear: by (outputs, inputs, rows rounded up to a power of two) the tiles that
@@ -83,6 +84,7 @@ class TritonTuning(ABC):
 
     lanes: int = 32
     has_fp8: bool = False
+    fp8_dtype: torch.dtype = torch.float8_e4m3fn
     mm_gives_float32: bool = False
     most_rows: int = 64
     measured_linear: Mapping[tuple[int, int, int], linear.Tiles | None] = {}
@@ -111,7 +113,7 @@ class TritonTuning(ABC):
 
     def supports_kv(self, dtype: torch.dtype) -> Support:
         """Whether a cache of `dtype`, which is not the model's, can be read and written."""
-        if dtype == torch.float8_e4m3fn:
+        if dtype == self.fp8_dtype:
             return SUPPORTED if self.has_fp8 else Support.no(f"{self.arch} cannot convert fp8")
         return Support.no(f"the kernels read no cache of {dtype}")
 
