@@ -35,4 +35,6 @@ def jax_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(site))
         patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+        # Tests compile much and compute little.
+        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
         yield
