@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windlass.plugin import (
     Availability,
@@ -21,8 +21,10 @@ from windlass.plugin import (
     hookimpl,
     installed_torch,
 )
-from windlass_cuda.nvml import DRIVER_NOT_LOADED, Nvml, NvmlError, load_library
 from windlass_cuda.providers import op_providers
+
+if TYPE_CHECKING:
+    from windlass_cuda.nvml import NvmlError
 
 SPEC = BackendSpec(
     name="cuda",
@@ -33,6 +35,8 @@ SPEC = BackendSpec(
 )
 _NVIDIA_VENDOR = "0x10de"
 _DISPLAY_CLASS = "0x03"
+_DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
+"""Of the driver on Linux, under Windows' kernel, on a Jetson."""
 
 
 @hookimpl
@@ -44,12 +48,18 @@ def windlass_backend() -> BackendSpec:
 @hookimpl
 def windlass_probe() -> Availability:
     """Ask NVML for devices and compare its driver with torch."""
-    return probe(
-        torch=installed_torch(),
-        library=load_library(),
-        pci=Path("/sys/bus/pci/devices"),
-        environ=os.environ,
-    )
+    pci = Path("/sys/bus/pci/devices")
+    return probe(torch=installed_torch(), library=_library(pci), pci=pci, environ=os.environ)
+
+
+def _library(pci: Path) -> Any | None:  # noqa: ANN401 - a shared library has no better type
+    """NVML, looked for only where a GPU may be: loading libraries is half of a discovery's time."""
+    linux = os.name == "posix"
+    if linux and not any(map(os.path.exists, _DRIVER_FILES)) and not _nvidia_on_pci(pci):
+        return None
+    from windlass_cuda.nvml import load_library
+
+    return load_library()
 
 
 @hookimpl
@@ -78,6 +88,8 @@ def probe(
     """
     if library is None:
         return _without_torch(torch, ()) or _without_driver(pci)
+    from windlass_cuda.nvml import NvmlError
+
     try:
         driver = _driver(library, environ)
     except NvmlError as exc:
@@ -91,6 +103,8 @@ def probe(
 
 
 def _driver(library: Any, environ: Mapping[str, str]) -> _Driver:  # noqa: ANN401
+    from windlass_cuda.nvml import Nvml
+
     with Nvml(library) as nvml:
         return _Driver(
             version=nvml.driver_version(),
@@ -126,11 +140,14 @@ def _without_driver(pci: Path) -> Availability:
             hint="install the NVIDIA driver, or start the container with access to GPUs",
         )
     return Availability(
-        status=Status.NO_DEVICE, reason="no NVIDIA driver (libnvidia-ml.so.1 not found)"
+        status=Status.NO_DEVICE,
+        reason="neither an NVIDIA GPU nor its driver is here",
     )
 
 
 def _refused(error: NvmlError, pci: Path) -> Availability:
+    from windlass_cuda.nvml import DRIVER_NOT_LOADED
+
     if error.code == DRIVER_NOT_LOADED and not _nvidia_on_pci(pci):
         return Availability(
             status=Status.NO_DEVICE,

@@ -5,9 +5,8 @@ No torch here, and no Level Zero context.
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from windlass.plugin import (
@@ -47,7 +46,7 @@ def windlass_probe() -> Availability:
         torch=installed_torch(),
         drm=Path("/sys/class/drm"),
         device_files=Path("/dev/dri"),
-        loader_present=_loads(_LOADER),
+        loader_present=lambda: _loads(_LOADER),
         environ=os.environ,
         host_bytes=host_memory().total,
     )
@@ -66,13 +65,14 @@ def probe(
     torch: TorchBuild | None,
     drm: Path,
     device_files: Path,
-    loader_present: bool,
+    loader_present: Callable[[], bool],
     environ: Mapping[str, str],
     host_bytes: int = 0,
 ) -> Availability:
     """Judge the machine by its torch build, what the kernel shows and the Level Zero loader.
 
-    `host_bytes` is the memory that an integrated GPU shares.
+    `host_bytes` is the memory that an integrated GPU shares. `loader_present` is asked only where
+    there is a GPU: loading libraries takes half of a discovery's time.
     """
     nodes = visible_nodes(drm, environ, host_bytes)
     devices = tuple(node.device for node in nodes)
@@ -81,7 +81,7 @@ def probe(
         return missing
     if not devices:
         return _without_device(environ)
-    if not loader_present:
+    if not loader_present():
         return Availability(
             status=Status.BROKEN,
             reason=f"an Intel GPU is here, but the Level Zero loader ({_LOADER}) is not",
@@ -133,6 +133,8 @@ def _access(
 
 
 def _loads(library: str) -> bool:
+    import ctypes
+
     try:
         ctypes.CDLL(library)
     except OSError:

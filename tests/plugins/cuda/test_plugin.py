@@ -177,7 +177,7 @@ def test_without_a_cuda_build_of_torch_it_is_not_installed_and_names_idle_gpus(
 def test_without_the_drivers_library_there_is_no_device(pci: Path) -> None:
     said = ask(pci, None)
     assert said.status is Status.NO_DEVICE
-    assert said.reason == "no NVIDIA driver (libnvidia-ml.so.1 not found)"
+    assert said.reason == "neither an NVIDIA GPU nor its driver is here"
 
 
 def test_a_gpu_on_the_bus_without_its_driver_is_pointed_out(pci: Path) -> None:

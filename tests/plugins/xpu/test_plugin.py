@@ -91,7 +91,9 @@ def ask(
     loader_present: bool = True,
     environ: Mapping[str, str] | None = None,
 ) -> Availability:
-    return probe(torch, drm, device_files, loader_present, environ or {}, host_bytes=32 << 30)
+    return probe(
+        torch, drm, device_files, lambda: loader_present, environ or {}, host_bytes=32 << 30
+    )
 
 
 def test_a_gpu_is_described_by_what_the_kernel_tells(drm: Path, device_files: Path) -> None:
