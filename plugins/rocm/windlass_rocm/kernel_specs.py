@@ -16,12 +16,12 @@ from windlass_rocm.arch import ARCHITECTURES, architecture_of
 from windlass_rocm.tuning import RocmTuning
 
 _USES = (
-    Use(torch.bfloat16, torch.bfloat16, 80, 4),
-    Use(torch.bfloat16, torch.bfloat16, 256, 2, everything=True),
-    Use(torch.bfloat16, torch.bfloat16, 64, 8, everything=True),
     Use(torch.float32, torch.float32, 80, 4),
     Use(torch.float32, torch.float32, 128, 4),
     Use(torch.float32, torch.float32, 256, 4),
+    Use(torch.bfloat16, torch.bfloat16, 80, 4),
+    Use(torch.bfloat16, torch.bfloat16, 64, 8, everything=True),
+    Use(torch.bfloat16, torch.bfloat16, 256, 2, everything=True),
 )
 """Heads at every border of the tables, and layers with all that may stand beside a product."""
 _INSTRUCTIONS = {
