@@ -134,7 +134,8 @@ class TorchModelRunner:
             return
         for plan in warm_up_plans(self._table.padding_row):
             self._run(plan)
-        self._backend.device.synchronize()
+            # Nobody collects these: without waiting, staging buffers would be used too soon.
+            self._backend.device.synchronize()
         self._forget()
 
     def launch(self, plan: StepPlan) -> StepHandle:

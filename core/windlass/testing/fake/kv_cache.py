@@ -21,6 +21,7 @@ from windlass.backend import (
     TorchAllocator,
     TorchAttention,
 )
+from windlass.engine.block_manager import BlockManager
 from windlass.testing.fake.device import FakeDevice
 from windlass.testing.fake.machine import Machine
 from windlass.testing.fake.slot_records import Ints, Read, SlotRecords
@@ -48,6 +49,22 @@ class PoolRecords:
         blocks = np.asarray(block_ids, dtype=np.int64)
         records = self.of(pool)
         self.machine.enqueue("freeing blocks", lambda: records.freed(blocks))
+
+    def watch(self, pool: KVPool, blocks: BlockManager) -> None:
+        """Free blocks as they are handed out anew: what they held is over, so nobody may read it.
+
+        Steps that are queued already may, as they may on a device. From now on no sequence may live
+        in the null block.
+        """
+        self.of(pool).null_is_wrong = True
+        allocate = blocks.allocate
+
+        def and_forget(count: int) -> list[int]:
+            taken = allocate(count)
+            self.free(pool, taken)
+            return taken
+
+        blocks.allocate = and_forget  # type: ignore[method-assign]
 
 
 def _place(tensor: torch.Tensor) -> torch.Tensor:

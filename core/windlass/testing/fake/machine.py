@@ -62,6 +62,7 @@ class Machine:
         memory_bytes: what tensors may take together.
         host_reads: how often the host has waited to know a value.
         steps: steps begun: eager ones at their `plan`, graphs at their replay.
+        errors: all that work has raised on the device, in turn: an engine that recovers hides it.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class Machine:
             self.haste = haste
             self.memory_bytes = memory_bytes
             self.host_reads = self.steps = 0
+            self.errors: list[Exception] = []
             self._failures: dict[int, Place] = {}
 
     # Memory
@@ -242,6 +244,7 @@ class Machine:
     def _fail(self, error: Exception) -> None:
         """Throw away all that is queued; whoever waits for it gets the error."""
         self._error = error
+        self.errors.append(error)
         for stream in self._busy:
             for item in stream.queue:
                 if isinstance(item, Point):
@@ -331,4 +334,6 @@ _machines: dict[int, Machine] = {}
 
 def machine(index: int = 0) -> Machine:
     """The process's machine of this index; it is there from the first call on."""
-    return _machines.setdefault(index, Machine())
+    if index not in _machines:
+        _machines[index] = Machine()
+    return _machines[index]

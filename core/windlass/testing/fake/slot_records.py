@@ -62,9 +62,13 @@ class Read:
 
 
 class SlotRecords:
-    """Records of one pool; `parts[layer]` are host views `[B, N, ...]` of what a layer holds."""
+    """Records of one pool; `parts[layer]` are host views `[B, N, ...]` of what a layer holds.
+
+    `null_is_wrong` says that no sequence lives in the null block alone, as those of a warm-up do.
+    """
 
     def __init__(self, parts: Sequence[Sequence[torch.Tensor]]) -> None:
+        self.null_is_wrong = False
         self._parts = parts
         self.num_blocks, self.block_size = parts[0][0].shape[:2]
         shape = (len(parts), self.num_blocks * self.block_size)
@@ -159,7 +163,9 @@ class SlotRecords:
         ]
         for row in sorted(range(len(begins)), key=begins.__getitem__):
             blocks = read.table[row, : -(-read.lens[row] // self.block_size)]
-            if blocks.any():  # a row of the null block alone is padding
+            written = read.slots[read.starts[row] : read.starts[row + 1]]
+            # The null block alone is padding's, and a warm-up's.
+            if blocks.any() or (self.null_is_wrong and (written >= 0).any()):
                 self._check_row(layer, read, row, begins[row])
 
     def _check_row(self, layer: int, read: Read, row: int, begin: int) -> None:

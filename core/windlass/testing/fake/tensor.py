@@ -159,13 +159,8 @@ class _Call:
 
         It holds no fake tensor: what the user has dropped is not kept by work that waits.
         """
-        func, tree, places = self.func, self._tree, places or self._places
-
-        def run() -> Any:  # noqa: ANN401
-            args, kwargs = tree_unflatten(places, tree)
-            return func(*args, **kwargs)
-
-        return run
+        args, kwargs = tree_unflatten(places or self._places, self._tree)
+        return functools.partial(self.func, *args, **kwargs)
 
     def shapes(self) -> tuple[list[object], Any]:
         """The results' shapes, strides and dtypes as empty tensors, and how they are nested.
