@@ -39,8 +39,7 @@ def test_it_is_found_by_name_and_stands_beside_the_host() -> None:
     found = create_backend(BackendConfig(backend="fake"), extra={"fake": plugin})
     x = torch.arange(6.0)
     assert torch.equal((x.to(found.device.torch_device) * 2).cpu(), x * 2)
-    assert not create_backend(extra={"fake": plugin}).spec.name == "fake"
-    assert torch.accelerator.current_accelerator() is None or torch.accelerator.is_available()
+    assert create_backend(extra={"fake": plugin}).spec.name != "fake"
 
 
 def test_nothing_runs_before_somebody_waits(backend: FakeBackend) -> None:
