@@ -229,6 +229,7 @@ def _plan_again(backend: Backend, dtype: torch.dtype) -> None:
         graph.replay()
         wanted = pair.eager.run(size, capture=False, lens=[length + 1 for length in lens])
         backend.device.synchronize()
+        expect(not bool(wanted.logits.isnan().any()), "logits: NaN op by op")
         close(output.logits, wanted.logits, dtype, factor=8.0)  # kernels may be others
 
 
