@@ -18,6 +18,7 @@ from windlass.backend import (
     TorchAttention,
 )
 from windlass.kernels import reference
+from windlass.kernels.step import begin_decode, next_tokens
 from windlass.plugin import OpProvider
 from windlass.testing.conformance.cases import Outcome, check_all
 from windlass.testing.conformance.graphs import graph_cases
@@ -190,12 +191,12 @@ def temperatures_of_the_capture(logits: Any, rows: Any, *table: Any) -> Any:
     last_token, position, temperature, *rest = table
     if temperature.machine.is_capturing:
         temperature = torch.zeros_like(temperature)
-    return reference.next_tokens(logits, rows, last_token, position, temperature, *rest)
+    return next_tokens(logits, rows, last_token, position, temperature, *rest)
 
 
 def tokens_of_the_host(rows: Any, last_token: Any, *rest: Any) -> Any:
     """Reads where it may not."""
-    tokens, *others = reference.begin_decode(rows, last_token, *rest)
+    tokens, *others = begin_decode(rows, last_token, *rest)
     return (torch.full_like(tokens, int(tokens[0])), *others)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from windlass.backend import BackendConfig, TorchBackend
+from windlass.backend import AttentionBatch, BackendConfig, TorchBackend
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass.engine.block_manager import BlockManager
 from windlass.engine.core import EngineCore
@@ -209,10 +209,8 @@ def stale_graph_input(patch: pytest.MonkeyPatch) -> None:
 
 
 def length_baked_into_the_graph(patch: pytest.MonkeyPatch) -> None:
-    right = decode_graphs.AttentionBatch
-
     def batch(**fields: Any) -> Any:
-        return right(**{**fields, "seq_lens": torch.ones_like(fields["seq_lens"])})
+        return AttentionBatch(**{**fields, "seq_lens": torch.ones_like(fields["seq_lens"])})
 
     patch.setattr(decode_graphs, "AttentionBatch", batch)
 
