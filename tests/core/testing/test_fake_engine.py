@@ -30,7 +30,7 @@ from windlass.testing.recorded_graph import HostReadError
 from windlass.testing.tiny_models import write_tiny_model
 
 BLOCK_SIZE = 4
-ABORTED = {"r2": 6}
+ABORTED = {"r2": 5}
 Tokens = dict[str, list[int]]
 
 
@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=128,
         hidden_size=32,
         intermediate_size=48,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
     )
@@ -68,7 +69,7 @@ def requests() -> list[Request]:
             temperature=0.0 if i % 3 else 0.8,
             seed=i,
             top_p=0.9,
-            max_tokens=9,
+            max_tokens=6,
             ignore_eos=True,
             logprobs=1 if i == 4 else None,
         )
@@ -82,7 +83,7 @@ def engine(
     folder: Path, backend: TorchBackend, *, num_blocks: int, enforce_eager: bool = False
 ) -> Iterator[EngineCore]:
     config = EngineConfig(
-        model=ModelConfig(model=str(folder), dtype="float32", max_model_len=48),
+        model=ModelConfig(model=str(folder), dtype="float32", max_model_len=40),
         cache=CacheConfig(block_size=BLOCK_SIZE, num_blocks=num_blocks),
         scheduler=SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=11),
         backend=BackendConfig(enforce_eager=enforce_eager),
@@ -110,7 +111,7 @@ def run(
     folder: Path,
     backend: FakeBackend,
     *,
-    num_blocks: int = 14,
+    num_blocks: int = 12,
     enforce_eager: bool = False,
     prepare: Callable[[EngineCore], object] = lambda core: None,
 ) -> tuple[Tokens, int]:
@@ -118,7 +119,7 @@ def run(
     with engine(folder, backend, num_blocks=num_blocks, enforce_eager=enforce_eager) as core:
         prepare(core)
         said = run_requests(core, requests(), ABORTED)
-        assert said["r3"].num_cached_tokens or num_blocks < 14
+        assert said["r3"].num_cached_tokens or num_blocks < 12
         return {
             name: generation.token_ids for name, generation in said.items()
         }, core.stats().num_preemptions
@@ -131,7 +132,7 @@ def same(said: Tokens, expected: Tokens) -> bool:
 
 @pytest.mark.parametrize(
     ("seed", "haste", "eager"),
-    [(0, 0.0, False), (1, 0.5, False), (2, 0.9, False), (3, 0.0, True), (4, 0.6, True)],
+    [(0, 0.0, False), (1, 0.5, False), (2, 0.8, True)],
 )
 def test_the_engine_says_what_it_says_on_the_host(
     folder: Path, expected: Tokens, seed: int, haste: float, eager: bool
@@ -256,7 +257,7 @@ def test_a_bug_of_the_core_is_seen(
     # The core may notice the bug by itself, later; closing it runs what is left of the garbage.
     with (
         suppress(WindlassError, IndexError, RuntimeError),
-        engine(folder, backend, num_blocks=14) as core,
+        engine(folder, backend, num_blocks=12) as core,
     ):
         for request in requests():
             core.add_request(request)
@@ -278,6 +279,6 @@ def test_a_model_that_reads_on_the_host_is_seen_when_it_is_captured(
     monkeypatch.setattr(
         Decoder, "logits", lambda self, hidden: right(self, hidden) * float(hidden.abs().max() > 0)
     )
-    engines = engine(folder, FakeBackend(), num_blocks=14)
+    engines = engine(folder, FakeBackend(), num_blocks=12)
     with pytest.raises(HostReadError, match="during a capture"):
         engines.__enter__()
