@@ -13,10 +13,10 @@ from windlass.backend import (
     GraphSupport,
     OpRegistry,
     TorchBackend,
-    TorchCollectives,
 )
 from windlass.kernels.reference import REFERENCES
 from windlass.plugin import BackendSpec, OpProvider
+from windlass.testing.fake.collectives import FakeCollectives
 from windlass.testing.fake.device import FakeDevice
 from windlass.testing.fake.kv_cache import FakeAllocator, FakeAttention, PoolRecords
 from windlass.testing.fake.machine import Machine
@@ -57,4 +57,4 @@ class FakeBackend(TorchBackend):
         self.allocator = FakeAllocator(device, self.capabilities, self.records)
         self.attention = FakeAttention(self.records)
         self.ops = OpRegistry(REFERENCES, op_providers, arch=arch, order=config.ops)
-        self.collectives = TorchCollectives(self.capabilities.collectives[0])
+        self.collectives = FakeCollectives(self.capabilities.collectives[0])
