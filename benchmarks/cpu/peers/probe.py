@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from peers.protocol import Message, serve
-from windlass_cpu.library import library_path
+from windlass_cpu.built import library_path
 from windlass_cpu.linear import Bf16Weight
 
 READ_BYTES = 2**30

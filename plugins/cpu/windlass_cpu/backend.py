@@ -21,8 +21,9 @@ from windlass.backend import (
 from windlass.plugin import BackendSpec, OpProvider
 from windlass_cpu.allocator import CpuAllocator
 from windlass_cpu.attention import BLOCK_MULTIPLE, CpuAttention
+from windlass_cpu.built import library_path
 from windlass_cpu.layer import FusedLayers, supports_layer
-from windlass_cpu.library import library_path, set_threads
+from windlass_cpu.library import set_threads
 from windlass_cpu.memory import return_freed_memory
 from windlass_cpu.node_binding import bind_to_node
 

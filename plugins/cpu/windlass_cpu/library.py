@@ -6,23 +6,16 @@ import ctypes
 import os
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 from windlass.errors import OutOfMemoryError
+from windlass_cpu.built import library_path
 
 ISA_NAMES = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 """Instruction-set levels in the order of `csrc/isa.h`."""
 
 _OUT_OF_MEMORY = -2
 """`kOutOfMemory` of `csrc/entry.h`."""
-
-
-def library_path() -> str | None:
-    """Where the library lies, None when it was not built."""
-    # Found as a module, though it is none: in an editable install it lies apart from this file.
-    spec = find_spec("windlass_cpu._kernels")
-    return spec.origin if spec else None
 
 
 @cache

@@ -17,7 +17,7 @@ from windlass.plugin import (
 )
 from windlass.plugin.host_memory import host_memory
 from windlass.plugin.numa import NODES, numa_nodes
-from windlass_cpu.library import library_path
+from windlass_cpu.built import library_path
 from windlass_cpu.providers import OP_PROVIDERS
 
 SPEC = BackendSpec(

@@ -19,11 +19,11 @@ from windlass.backend import (
 )
 from windlass.plugin import BackendSpec
 from windlass.testing.paged_step import LAYER, PagedStep, build_step
+from windlass_cpu.built import library_path
 from windlass_cpu.library import (
     ISA_NAMES,
     best_isa,
     force_isa,
-    library_path,
     load_library,
     set_threads,
 )

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from windlass.backend import KVLayout, KVPool, KVSpec, TorchAttention
 from windlass.kernels.kv_quantization import FP8, indexable
-from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
+from windlass_cpu.built import library_path
+from windlass_cpu.library import ISA_NAMES, best_isa, force_isa
 
 if library_path() is None:
     pytest.skip("the C++ kernels were not built", allow_module_level=True)

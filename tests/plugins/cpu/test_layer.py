@@ -27,8 +27,9 @@ from windlass.layers.decoder_layer import DecoderLayer
 from windlass.layers.rotary_embedding import cos_sin_table
 from windlass.testing.paged_step import LAYER, PagedStep, build_step
 from windlass_cpu.backend import CpuBackend
+from windlass_cpu.built import library_path
 from windlass_cpu.layer import FusedLayers
-from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
+from windlass_cpu.library import ISA_NAMES, best_isa, force_isa
 from windlass_cpu.linear import pack_weight
 from windlass_cpu.plugin import SPEC, windlass_op_providers
 

@@ -15,7 +15,7 @@ from windlass.backend import BackendConfig
 from windlass.config import ModelConfig
 from windlass.loader import load_decoder
 from windlass_cpu.backend import CpuBackend
-from windlass_cpu.library import library_path
+from windlass_cpu.built import library_path
 from windlass_cpu.linear import Bf16Weight, Int8Weight
 from windlass_cpu.plugin import SPEC
 from windlass_cpu.providers import OP_PROVIDERS

@@ -13,7 +13,7 @@ from windlass.backend import BackendConfig
 from windlass.plugin.host_memory import HostMemory
 from windlass_cpu import memory as memory_module
 from windlass_cpu.backend import CpuBackend, _use_threads
-from windlass_cpu.library import library_path
+from windlass_cpu.built import library_path
 from windlass_cpu.memory import (
     HUGE_PAGE,
     Prefault,

@@ -23,7 +23,8 @@ from windlass.kernels import reference
 from windlass.kernels.kv_quantization import indexable
 from windlass.layers.rotary_embedding import cos_sin_table
 from windlass.plugin import BackendSpec
-from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
+from windlass_cpu.built import library_path
+from windlass_cpu.library import ISA_NAMES, best_isa, force_isa
 
 if library_path() is None:
     pytest.skip("the C++ kernels were not built", allow_module_level=True)

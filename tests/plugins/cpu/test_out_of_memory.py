@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from windlass_cpu.library import library_path
+from windlass_cpu.built import library_path
 
 pytestmark = [
     pytest.mark.skipif(library_path() is None, reason="the kernels were not built"),

@@ -9,7 +9,8 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-from windlass_cpu.library import library_path, num_threads, set_threads
+from windlass_cpu.built import library_path
+from windlass_cpu.library import num_threads, set_threads
 from windlass_cpu.linear import Bf16Weight
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the kernels were not built")

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from windlass.kernels import sampling as reference
-from windlass_cpu.library import ISA_NAMES, best_isa, force_isa, library_path
+from windlass_cpu.built import library_path
+from windlass_cpu.library import ISA_NAMES, best_isa, force_isa
 
 if library_path() is None:
     pytest.skip("the C++ kernels were not built", allow_module_level=True)

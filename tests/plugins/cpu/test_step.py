@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass.kernels import step as reference
-from windlass_cpu.library import library_path, set_threads
+from windlass_cpu.built import library_path
+from windlass_cpu.library import set_threads
 from windlass_cpu.step import begin_decode
 
 pytestmark = pytest.mark.skipif(library_path() is None, reason="the kernels were not built")
