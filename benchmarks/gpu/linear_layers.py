@@ -29,7 +29,7 @@ from windlass.backend.triton.layers import fuse_layers
 from windlass.backend.triton.linear import TritonWeight
 from windlass.layers.decoder_layer import DecoderLayer
 from windlass_cuda.backend import CudaBackend
-from windlass_cuda.plugin import SPEC, windlass_op_providers
+from windlass_cuda.plugin import SPEC
 from windlass_cuda.tuning import CudaTuning
 
 CONTEXT = 512
@@ -69,8 +69,7 @@ class WithoutOverlap(CudaTuning):
 
 def measure_layers(tuning: CudaTuning) -> list[dict[str, Any]]:
     """Microseconds of a step through all layers, by shape, tokens and way; printed too."""
-    providers = windlass_op_providers("cuda", tuning.arch)
-    backend = CudaBackend(SPEC, BackendConfig(), arch=tuning.arch, op_providers=providers)
+    backend = CudaBackend(SPEC, BackendConfig(), arch=tuning.arch)
 
     def ours(weight: torch.Tensor) -> TritonWeight:
         return TritonWeight(weight, tuning)

@@ -17,7 +17,7 @@ from windlass.backend.layer import (
     MLPWeights,
 )
 from windlass.backend.linear import Linear
-from windlass.backend.ops import OpRegistry
+from windlass.backend.ops import OpRegistry, OwnOp
 from windlass.backend.torch_allocator import TorchAllocator
 from windlass.backend.torch_attention import TorchAttention
 from windlass.backend.torch_backend import TorchBackend
@@ -60,6 +60,7 @@ __all__ = [
     "MemoryInfo",
     "MemoryPolicy",
     "OpRegistry",
+    "OwnOp",
     "PackedExperts",
     "PackedWeight",
     "Profile",

@@ -12,7 +12,6 @@ import importlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -35,6 +34,20 @@ class Candidate:
     function: Function | None
     supports: Callable[..., Support] | None = None
     rejected: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOp:
+    """An op that a backend brings for its own device: functions, where an `OpProvider` has names.
+
+    `supports` and `priority` are as in an `OpProvider`.
+    """
+
+    op: str
+    name: str
+    function: Function
+    supports: Callable[..., Support] | None = None
+    priority: int = 0
 
 
 class Op:
@@ -84,8 +97,8 @@ def _static(value: Any) -> Hashable:  # noqa: ANN401
 class OpRegistry:
     """The ops of one backend, as attributes: `ops.rms_norm(x, weight, eps)`.
 
-    `references` maps each op to its torch reference; `order` maps an op to provider names in the
-    user's order of preference.
+    `references` maps each op to its torch reference, `own` are the backend's, `providers` those of
+    plugins; `order` maps an op to provider names in the user's order of preference.
 
     Raises:
         ConfigError: `order` names an op or a provider that does not exist.
@@ -96,12 +109,13 @@ class OpRegistry:
         references: Mapping[str, Function],
         providers: Iterable[OpProvider] = (),
         *,
+        own: Iterable[OwnOp] = (),
         arch: str = "",
         order: Mapping[str, Sequence[str]] | None = None,
     ):
         self._ops: dict[str, Op] = {}
         order = order or {}
-        known = tuple(providers)
+        known: tuple[OwnOp | OpProvider, ...] = (*own, *providers)
         _check_order(references, known, order)
         for name, reference in references.items():
             offered = [p for p in known if p.op == name]
@@ -118,7 +132,7 @@ class OpRegistry:
 
 def _check_order(
     references: Mapping[str, Function],
-    providers: Sequence[OpProvider],
+    providers: Sequence[OwnOp | OpProvider],
     order: Mapping[str, Sequence[str]],
 ) -> None:
     for op, names in order.items():
@@ -133,9 +147,12 @@ def _check_order(
 
 
 def _candidates(
-    reference: Function, offered: Sequence[OpProvider], arch: str, preferred: Sequence[str]
+    reference: Function,
+    offered: Sequence[OwnOp | OpProvider],
+    arch: str,
+    preferred: Sequence[str],
 ) -> list[Candidate]:
-    def rank(provider: OpProvider) -> tuple[int, int]:
+    def rank(provider: OwnOp | OpProvider) -> tuple[int, int]:
         place = preferred.index(provider.name) if provider.name in preferred else len(preferred)
         return (place, -provider.priority)
 
@@ -148,7 +165,9 @@ def _candidates(
     return [*found, last]
 
 
-def _load(provider: OpProvider, arch: str) -> Candidate:
+def _load(provider: OwnOp | OpProvider, arch: str) -> Candidate:
+    if isinstance(provider, OwnOp):
+        return Candidate(provider.name, provider.function, provider.supports)
     if provider.arch and arch not in provider.arch:
         return Candidate(provider.name, None, rejected=f"not for architecture {arch!r}")
     try:
@@ -162,7 +181,6 @@ def _load(provider: OpProvider, arch: str) -> Candidate:
 
 
 def _resolve(target: str) -> Function:
-    """What "module:attribute" names; dots after the colon go on, as in an entry point."""
-    module, _, attributes = target.partition(":")
-    function: Function = attrgetter(attributes)(importlib.import_module(module))
+    module, _, attribute = target.partition(":")
+    function: Function = getattr(importlib.import_module(module), attribute)
     return function

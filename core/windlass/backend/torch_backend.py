@@ -10,7 +10,7 @@ import torch
 from windlass.backend.base import Backend
 from windlass.backend.capabilities import Capabilities
 from windlass.backend.collectives import TorchCollectives
-from windlass.backend.ops import OpRegistry
+from windlass.backend.ops import OpRegistry, OwnOp
 from windlass.backend.torch_allocator import TorchAllocator
 from windlass.backend.torch_attention import TorchAttention
 from windlass.backend.torch_device import torch_device
@@ -30,7 +30,8 @@ _ACCELERATOR = Capabilities(
 class TorchBackend(Backend):
     """Every part defaulted: torch operations on `spec.device_type`.
 
-    A subclass sets `default_capabilities`, or assigns its own parts after `super().__init__`.
+    A subclass sets `default_capabilities`, gives its ops as `own_ops`, or assigns its own parts
+    after `super().__init__`.
     """
 
     default_capabilities: ClassVar[Capabilities | None] = None
@@ -42,6 +43,7 @@ class TorchBackend(Backend):
         *,
         arch: str = "",
         op_providers: Iterable[OpProvider] = (),
+        own_ops: Iterable[OwnOp] = (),
     ):
         host = spec.device_type == "cpu"
         self.spec = spec
@@ -49,5 +51,5 @@ class TorchBackend(Backend):
         self.device = torch_device(spec.device_type, config.device_index)
         self.allocator = TorchAllocator(self.device, self.capabilities)
         self.attention = TorchAttention()
-        self.ops = OpRegistry(REFERENCES, op_providers, arch=arch, order=config.ops)
+        self.ops = OpRegistry(REFERENCES, op_providers, own=own_ops, arch=arch, order=config.ops)
         self.collectives = TorchCollectives(self.capabilities.collectives[0])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import torch
 
-from windlass.backend.device import Device, Event, MemoryInfo, Stream
+from windlass.backend.device import Device, Event, GraphPool, MemoryInfo, Stream
 from windlass.plugin.host_memory import host_memory
 
 
@@ -138,11 +140,21 @@ def _torch_stream(stream: Stream) -> torch.Stream:
 
 class AcceleratorDevice(Device):
     """Any device that `torch.accelerator` drives; a device whose allocator reports no statistics
-    overrides `memory`."""
+    overrides `memory`.
 
-    def __init__(self, device_type: str, index: int):
+    With `make_graph_pool` it captures graphs, into one pool that is made when it is first wanted.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        index: int,
+        *,
+        make_graph_pool: Callable[[torch.device], GraphPool] | None = None,
+    ):
         self.torch_device = torch.device(device_type, index)
         self._module = getattr(torch, device_type)
+        self._make_graph_pool = make_graph_pool
 
     def activate(self) -> None:
         """Make it the thread's current device."""
@@ -186,6 +198,15 @@ class AcceleratorDevice(Device):
     def event(self, *, timing: bool = False) -> Event:
         """A new event."""
         return AcceleratorEvent(self.torch_device, timing)
+
+    def graph_pool(self) -> GraphPool | None:
+        """The device's one pool, where it captures graphs."""
+        return self._graph_pool
+
+    @cached_property
+    def _graph_pool(self) -> GraphPool | None:
+        make = self._make_graph_pool
+        return None if make is None else make(self.torch_device)
 
 
 def torch_device(device_type: str, index: int) -> Device:

@@ -86,10 +86,9 @@ class BackendSpec:
 class OpProvider:
     """An implementation of one op for one backend; nothing is imported until it is chosen.
 
-    `target` is "module:attr" or "module:object.method" of a callable with the op's parameters.
-    `supports` is the same for a predicate with those parameters that returns
-    `windlass.backend.Support` (empty: always). `arch` limits it to device architectures (empty:
-    any).
+    `target` is "module:attr" of a callable with the op's parameters. `supports` is the same for
+    a predicate with those parameters that returns `windlass.backend.Support` (empty: always).
+    `arch` limits it to device architectures (empty: any).
     """
 
     op: str

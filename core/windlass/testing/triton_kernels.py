@@ -11,25 +11,15 @@ from windlass.backend import BackendConfig, HostDevice, Support, TorchAllocator
 from windlass.backend.triton.backend import CAPABILITIES, TritonBackend
 from windlass.backend.triton.kernel_specs import kernel_specs
 from windlass.backend.triton.launch_arguments import LaunchArguments
-from windlass.backend.triton.ops import TritonOps
 from windlass.backend.triton.tuning import TritonTuning
 from windlass.errors import PluginError
 from windlass.kernels.triton.launch import KernelSpec
 from windlass.kernels.triton.quantized_linear import unpacked
 from windlass.plugin.spec import BackendSpec
-from windlass.plugin.triton_ops import triton_op_providers
 from windlass.testing.offline import KernelTables, OfflineKernels, Target, kernel_tables
 
 _INTERPRETED_UNITS = 4
 """Programs run one after the other here, so decodes are cut up for a chip of few units."""
-
-
-class _Interpreted:
-    ops: TritonOps
-
-
-INTERPRETED = _Interpreted()
-"""The ops of the last interpreted backend that was made: what its op providers name."""
 
 
 class TritonTables(KernelTables):
@@ -102,14 +92,12 @@ def interpreted(tuning: TritonTuning, config: BackendConfig) -> InterpretedBacke
     a cache of another dtype than the model's.
     """
     vars(tuning).update(launch_arguments=LaunchArguments, unpack=unpacked, supports_kv=_supports_kv)
-    INTERPRETED.ops = TritonOps(tuning)
     device = HostDevice()
     backend = InterpretedBackend(
         BackendSpec(name="interpreted", target="", device_type="cpu", priority=0),
         config,
         tuning,
         device,
-        op_providers=triton_op_providers("triton", f"{__name__}:INTERPRETED.ops"),
     )
     backend.allocator = TorchAllocator(device, backend.capabilities)
     return backend

@@ -30,7 +30,6 @@ class CudaBackend(TritonBackend):
     ) -> None:
         del arch  # the device tells it, and a probe need not
         device = CudaDevice(config.device_index)
-        device.activate()  # the ops are those of the current GPU
         super().__init__(
             spec,
             config,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
-from windlass.backend import AcceleratorDevice, GraphPool
+from windlass.backend import AcceleratorDevice
 from windlass_cuda.graphs import graph_pool
 from windlass_cuda.tuning import CudaTuning
 
@@ -22,13 +20,5 @@ class CudaDevice(AcceleratorDevice):
     """The GPU with this index among those that the process sees."""
 
     def __init__(self, index: int) -> None:
-        super().__init__("cuda", index)
+        super().__init__("cuda", index, make_graph_pool=graph_pool)
         self.tuning = tuning_of(index)
-
-    def graph_pool(self) -> GraphPool | None:
-        """The device's one pool."""
-        return self._pool
-
-    @functools.cached_property
-    def _pool(self) -> GraphPool:
-        return graph_pool(self.torch_device)

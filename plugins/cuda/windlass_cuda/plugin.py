@@ -15,13 +15,11 @@ from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
-    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
     installed_torch,
 )
-from windlass_cuda.providers import op_providers
 
 if TYPE_CHECKING:
     from windlass_cuda.nvml import NvmlError
@@ -60,12 +58,6 @@ def _library(pci: Path) -> Any | None:  # noqa: ANN401 - a shared library has no
     from windlass_cuda.nvml import load_library
 
     return load_library()
-
-
-@hookimpl
-def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
-    """Offer the Triton kernels."""
-    return op_providers(arch) if backend == SPEC.name else ()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ So sm_80's must fit the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
 
 _FIRST_SMALL_BLACKWELL = 120
 _FIRST_WITH_FP8 = 89
+_FIRST_WITH_OPS = 80
 
 PREFILL_RULES: dict[str, tuple[PrefillRule, ...]] = {
     "sm_80": (
@@ -87,7 +88,9 @@ class CudaTuning(TritonTuning):
 
     def __init__(self, arch: str, units: int, device_type: str = "cuda") -> None:
         super().__init__(arch, units, device_type)
-        self.has_fp8 = int(arch.removeprefix("sm_")) >= _FIRST_WITH_FP8
+        number = int(arch.removeprefix("sm_"))
+        self.has_ops = number >= _FIRST_WITH_OPS
+        self.has_fp8 = number >= _FIRST_WITH_FP8
         self.mm_gives_float32 = device_type == "cuda"
         self.measured_linear = linear_tuning.MEASURED.get(arch, {})
         self.measured_fused = linear_tuning.MEASURED_FUSED.get(arch, {})

@@ -42,7 +42,6 @@ class RocmBackend(TritonBackend):
     ) -> None:
         del arch  # the device tells its own
         device = RocmDevice(config.device_index)
-        device.activate()  # the ops are those of the current GPU
         super().__init__(spec, config, device.tuning, device, op_providers=op_providers)
         self.allocator = RocmAllocator(device, self.capabilities)
         self._packs = aiter_installed() and device.tuning.chip.family is Family.CDNA

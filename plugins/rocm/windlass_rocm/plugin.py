@@ -23,7 +23,7 @@ from windlass.plugin import (
 )
 from windlass_rocm.arch import architecture_of
 from windlass_rocm.kfd import read_text, visible_devices
-from windlass_rocm.providers import aiter_installed, op_providers
+from windlass_rocm.providers import aiter_installed, aiter_providers
 
 SPEC = BackendSpec(
     name="rocm",
@@ -58,8 +58,8 @@ def windlass_probe() -> Availability:
 
 @hookimpl
 def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
-    """Offer the Triton kernels, and aiter's where it is installed."""
-    return op_providers(arch, aiter=aiter_installed()) if backend == SPEC.name else ()
+    """Offer aiter's ops, where it is installed."""
+    return aiter_providers(arch) if backend == SPEC.name and aiter_installed() else ()
 
 
 def probe(torch: TorchBuild | None, paths: SystemPaths, environ: Mapping[str, str]) -> Availability:

@@ -38,7 +38,6 @@ class XpuBackend(TritonBackend):
     ) -> None:
         del arch  # the device tells its own
         device = XpuDevice(config.device_index)
-        device.activate()  # the ops are those of the current GPU
         super().__init__(spec, config, device.tuning, device, op_providers=op_providers)
         graph = graph_support(torch.__version__)
         self.capabilities = capabilities(

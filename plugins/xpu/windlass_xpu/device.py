@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +71,8 @@ class XpuDevice(AcceleratorDevice):
     """The GPU with this index among those that the process sees."""
 
     def __init__(self, index: int) -> None:
-        super().__init__("xpu", index)
+        captures = graph_support(torch.__version__) is not GraphSupport.NONE
+        super().__init__("xpu", index, make_graph_pool=_graph_pool if captures else None)
         properties = torch.xpu.get_device_properties(index)
         self.tuning = tuning_of(index)
         self.integrated = is_integrated(properties)
@@ -88,16 +88,12 @@ class XpuDevice(AcceleratorDevice):
         total, free = min(memory.total, host.total), min(memory.free, host.available)
         return replace(memory, total=total, free=free)
 
-    def graph_pool(self) -> GraphPool | None:
-        """The device's one pool, in a torch that can capture."""
-        return self._pool if graph_support(torch.__version__) else None
 
-    @functools.cached_property
-    def _pool(self) -> GraphPool:
-        return AcceleratorGraphPool(
-            self.torch_device,
-            module=torch.xpu,
-            graph_class=torch.xpu.XPUGraph,
-            # Nothing counts a graph's nodes.
-            count_nodes=lambda graph: None,
-        )
+def _graph_pool(device: torch.device) -> GraphPool:
+    """A pool of graphs whose nodes nothing counts."""
+    return AcceleratorGraphPool(
+        device,
+        module=torch.xpu,
+        graph_class=torch.xpu.XPUGraph,
+        count_nodes=lambda graph: None,
+    )

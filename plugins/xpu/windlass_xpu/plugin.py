@@ -13,14 +13,12 @@ from windlass.plugin import (
     Availability,
     BackendSpec,
     DeviceDescription,
-    OpProvider,
     Status,
     TorchBuild,
     hookimpl,
     installed_torch,
 )
 from windlass.plugin.host_memory import host_memory
-from windlass.plugin.triton_ops import triton_op_providers
 from windlass_xpu.sysfs import RenderNode, visible_nodes
 
 SPEC = BackendSpec(
@@ -50,15 +48,6 @@ def windlass_probe() -> Availability:
         environ=os.environ,
         host_bytes=host_memory().total,
     )
-
-
-@hookimpl
-def windlass_op_providers(backend: str, arch: str) -> tuple[OpProvider, ...]:
-    """Offer the Triton kernels, which run on every chip."""
-    del arch
-    if backend != SPEC.name:
-        return ()
-    return triton_op_providers("windlass_xpu", "windlass_xpu.ops:OPS")
 
 
 def probe(

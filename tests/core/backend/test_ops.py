@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from windlass.backend import OpRegistry, Support
+from windlass.backend import OpRegistry, OwnOp, Support
 from windlass.errors import ConfigError, PluginError
 from windlass.plugin import OpProvider
 
@@ -56,11 +56,20 @@ def test_the_highest_priority_wins() -> None:
     assert ops.scale(torch.zeros(1)) == "general"
 
 
-def test_a_target_may_be_a_method_of_an_object() -> None:
-    method = OpProvider(op="scale", name="method", target="vendor_ops:namespace.general")
-    library = sys.modules["vendor_ops"]
-    library.namespace = types.SimpleNamespace(general=library.general)  # type: ignore[attr-defined]
-    assert OpRegistry({"scale": reference}, [method]).scale(torch.zeros(1)) == "general"
+def test_a_backends_own_ops_stand_among_the_providers() -> None:
+    def own(x: torch.Tensor) -> str:
+        return "own"
+
+    def supports(x: torch.Tensor) -> Support:
+        return Support.no("an odd size") if x.shape[-1] % 2 else Support()
+
+    ours = OwnOp(op="scale", name="ours", function=own, supports=supports, priority=3)
+    low, high = provider("general", 2), provider("general", 4)
+    assert OpRegistry({"scale": reference}, [low], own=[ours]).scale(torch.zeros(2)) == "own"
+    assert OpRegistry({"scale": reference}, [low], own=[ours]).scale(torch.zeros(1)) == "general"
+    assert OpRegistry({"scale": reference}, [high], own=[ours]).scale(torch.zeros(2)) == "general"
+    named = OpRegistry({"scale": reference}, [high], own=[ours], order={"scale": ["ours"]})
+    assert named.scale(torch.zeros(2)) == "own"
 
 
 def test_a_provider_that_declines_is_passed_over_per_shape() -> None:

@@ -1,4 +1,4 @@
-"""The plugin's op providers: which ops, for which chips; and the ops on a GPU."""
+"""Which chips run the ops and how they are launched; and the ops on a GPU."""
 
 from __future__ import annotations
 
@@ -7,33 +7,20 @@ import os
 import pytest
 import torch
 
-from windlass.backend import OpRegistry
 from windlass.kernels import REFERENCES
-from windlass_cuda.plugin import windlass_op_providers
 
 pytest.importorskip("triton")
 
 from windlass.backend.triton.ops import TritonOps
-from windlass_cuda import ops
+from windlass_cuda.device import tuning_of
 from windlass_cuda.tuning import CudaTuning
 
-PROVIDERS = windlass_op_providers("cuda", "sm_90")
 on_gpu = pytest.mark.skipif(os.environ["TRITON_INTERPRET"] == "1", reason="needs a GPU")
 
 
-def test_every_provider_is_a_method_of_the_gpus_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = TritonOps(CudaTuning("sm_90", 132))
-    monkeypatch.setitem(vars(ops), "OPS", own)
-    registry = OpRegistry(REFERENCES, PROVIDERS, arch="sm_90")
-    assert registry.rms_norm == own.rms_norm
-    assert {op.name for op in registry} >= {provider.op for provider in PROVIDERS}
-    assert all(not candidate.rejected for op in registry for candidate in op.candidates)
-
-
-def test_other_backends_and_old_chips_get_none() -> None:
-    assert windlass_op_providers("cpu", "") == ()
-    assert windlass_op_providers("cuda", "sm_75") == ()
-    assert windlass_op_providers("cuda", "")  # a MIG instance
+def test_old_chips_leave_the_ops_to_torch() -> None:
+    assert not CudaTuning("sm_75", 40).has_ops
+    assert CudaTuning("sm_80", 108).has_ops
 
 
 def test_only_newer_chips_overlap_kernels() -> None:
@@ -46,7 +33,7 @@ def test_only_newer_chips_overlap_kernels() -> None:
 def test_a_graph_replays_what_was_captured(name: str) -> None:
     x = torch.randn(4, 2048, device="cuda", dtype=torch.bfloat16)
     arguments = (torch.ones(2048, device="cuda", dtype=x.dtype), 1e-6) if "norm" in name else ()
-    function = getattr(ops.OPS, name)
+    function = getattr(TritonOps(tuning_of()), name)
     function(x, *arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -73,6 +60,7 @@ def test_real_vocabularies_give_the_references_tokens(vocab_size: int, spread: f
         index * 7919,
         index,
     )
-    tokens, expected = ops.OPS.sample(logits, *arguments), REFERENCES["sample"](logits, *arguments)
+    tokens = TritonOps(tuning_of()).sample(logits, *arguments)
+    expected = REFERENCES["sample"](logits, *arguments)
     # A random number or top_p may fall on a boundary, to float32 precision.
     assert (tokens == expected).sum() >= rows - 2

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from windlass.backend import AttentionParams, BackendConfig, KVLayout, OpRegistry, TorchBackend
+from windlass.backend.triton.ops import TritonOps
 from windlass.kernels import REFERENCES
 from windlass.plugin import BackendSpec
 from windlass.testing.paged_step import LAYER, build_step
 from windlass_rocm.attention import RocmAttention
 from windlass_rocm.packed_layout import PackedKVLayout
-from windlass_rocm.providers import op_providers
+from windlass_rocm.providers import aiter_providers
 from windlass_rocm.tuning import RocmTuning
 
 PARAMS = AttentionParams(scale=0.125)
@@ -81,7 +82,7 @@ def test_ops_go_to_aiter_for_who_names_it(monkeypatch: pytest.MonkeyPatch) -> No
         out.fill_(7)
 
     monkeypatch.setitem(sys.modules, "aiter", SimpleNamespace(silu_and_mul=silu_and_mul))
-    providers = [p for p in op_providers("gfx942", aiter=True) if p.name == "aiter"]
+    providers = aiter_providers("gfx942")
     ops = OpRegistry(REFERENCES, providers, arch="gfx942", order={"silu_mul": ["aiter"]})
     assert ops.silu_mul(torch.ones(2, 8, dtype=torch.float16)).eq(7).all()
     # float32 is not taken.
@@ -89,10 +90,9 @@ def test_ops_go_to_aiter_for_who_names_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_aiter_stands_behind_our_kernels_and_on_cdna_only() -> None:
-    priorities: dict[str, int] = {}
-    for provider in op_providers("gfx950", aiter=True):
-        if provider.op == "rms_norm":
-            priorities[provider.name] = provider.priority
-    assert priorities["aiter"] < priorities["windlass_rocm"]
-    assert all(p.name != "aiter" for p in op_providers("gfx1100", aiter=True))
-    assert all(p.name != "aiter" for p in op_providers("gfx942", aiter=False))
+    own = TritonOps(RocmTuning("gfx950", 256, "cpu"))
+    ops = OpRegistry(REFERENCES, aiter_providers("gfx950"), own=own.own_ops())
+    assert ops.rms_norm == own.rms_norm
+    (norm,) = (op for op in ops if op.name == "rms_norm")
+    assert [candidate.name for candidate in norm.candidates] == ["triton", "aiter", "reference"]
+    assert aiter_providers("gfx1100") == ()

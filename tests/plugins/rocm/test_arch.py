@@ -4,7 +4,7 @@ import pytest
 
 from windlass.errors import PluginError
 from windlass_rocm.arch import ARCHITECTURES, Family, architecture_of, base_name
-from windlass_rocm.providers import op_providers
+from windlass_rocm.providers import aiter_providers
 
 
 def test_features_stand_behind_the_name() -> None:
@@ -33,8 +33,7 @@ def test_an_unknown_chip_takes_the_entries_of_its_relative(chip: str, takes: str
 def test_a_chip_without_matrix_instructions_is_refused_and_gets_no_ops(chip: str) -> None:
     with pytest.raises(PluginError, match=f"{chip} has no matrix instructions"):
         architecture_of(chip)
-    assert op_providers(chip, aiter=True) == ()
-    assert op_providers("gfx942", aiter=False)
+    assert aiter_providers(chip) == ()
 
 
 @pytest.mark.parametrize("name", ["", "sm_90", "gfx", "gfx94"])

@@ -9,9 +9,9 @@ from windlass.backend import BackendConfig, GraphSupport, KVSpec, MemoryInfo, Me
 from windlass.errors import PluginError
 from windlass_rocm import backend as module
 from windlass_rocm.backend import RocmBackend
-from windlass_rocm.device import RocmDevice, tuning_of
+from windlass_rocm.device import tuning_of
 from windlass_rocm.packed_layout import PackedKVLayout
-from windlass_rocm.plugin import SPEC, windlass_op_providers
+from windlass_rocm.plugin import SPEC
 
 GIB = 1 << 30
 
@@ -22,12 +22,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     name: str = request.param
     properties = SimpleNamespace(gcnArchName=name, multi_processor_count=304)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(RocmDevice, "activate", lambda self: None)
     return name
 
 
 def made() -> RocmBackend:
-    return RocmBackend(SPEC, BackendConfig(), op_providers=windlass_op_providers("rocm", "gfx942"))
+    return RocmBackend(SPEC, BackendConfig())
 
 
 @pytest.mark.parametrize("gpu", ["gfx942:sramecc+:xnack-"], indirect=True)

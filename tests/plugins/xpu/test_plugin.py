@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from windlass.plugin import Availability, Status, TorchBuild
-from windlass_xpu.plugin import probe, windlass_op_providers
+from windlass_xpu.plugin import probe
 from windlass_xpu.sysfs import visible_nodes
 
 XPU_TORCH = TorchBuild("2.13.0+xpu", {"xpu": "20250301"})
@@ -183,9 +183,3 @@ def test_a_device_file_that_is_missing_is_broken_and_named(drm: Path, device_fil
     said = ask(drm, device_files)
     assert said.status is Status.BROKEN
     assert "renderD130" in said.reason
-
-
-def test_the_kernels_are_offered_to_this_backend_alone() -> None:
-    offered = {provider.op for provider in windlass_op_providers("xpu", "xe2")}
-    assert {"rms_norm", "sample", "pack_weight"} <= offered
-    assert not windlass_op_providers("cuda", "sm_90")

@@ -16,6 +16,7 @@ from windlass.backend.layer import LayerParts, LayersFunction
 from windlass.backend.torch_backend import TorchBackend
 from windlass.backend.triton.attention import TritonAttention
 from windlass.backend.triton.layers import fuse_layers
+from windlass.backend.triton.ops import TritonOps
 from windlass.backend.triton.prefill_providers import PrefillProvider
 from windlass.backend.triton.tuning import TritonTuning
 from windlass.config import BackendConfig
@@ -36,8 +37,7 @@ class TritonBackend(TorchBackend):
     """Head-major blocks of 64 tokens: one block of a head is one tile of the decode kernel.
 
     A step takes 8192 tokens unless the user says otherwise: enough to keep matrix units busy.
-    `op_providers` are those of `windlass.plugin.triton_ops.triton_op_providers`, for the same
-    `tuning`; `prefill_providers` those that its rules may name.
+    `prefill_providers` are those that the rules of `tuning` may name.
     """
 
     default_capabilities: ClassVar[Capabilities | None] = CAPABILITIES
@@ -52,7 +52,8 @@ class TritonBackend(TorchBackend):
         op_providers: Iterable[OpProvider] = (),
         prefill_providers: Mapping[str, PrefillProvider] | None = None,
     ) -> None:
-        super().__init__(spec, config, arch=tuning.arch, op_providers=op_providers)
+        own_ops = TritonOps(tuning).own_ops() if tuning.has_ops else ()
+        super().__init__(spec, config, arch=tuning.arch, op_providers=op_providers, own_ops=own_ops)
         self.capabilities = replace(self.capabilities, fp8_dtype=tuning.fp8_dtype)
         self.tuning = tuning
         self.device = device

@@ -1,4 +1,4 @@
-"""The ops by Triton kernels, with the signatures of the references: what op providers point to.
+"""The ops by Triton kernels, with the signatures of the references.
 
 They run eagerly in every prefill step, so each does no more than look up its launch configuration.
 """
@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from windlass.backend.capabilities import Support
+from windlass.backend.ops import OwnOp
 from windlass.backend.triton.experts import GroupedExperts, supports_experts
 from windlass.backend.triton.linear import TritonWeight, supports_weight
 from windlass.backend.triton.quantized import RoundedWeight, supports_rounding
@@ -22,14 +23,28 @@ from windlass.kernels.triton import activation, decode_step, logprobs, norm, rou
 from windlass.kernels.triton import penalties as penalty
 from windlass.kernels.triton import rope as rotary
 
+NAME = "triton"
+"""What the setting `ops` calls these ops."""
+
+_PRIORITY = 100
+_TAKE_EVERY_CALL = (
+    "rms_norm",
+    "add_rms_norm",
+    "rope",
+    "silu_mul",
+    "begin_decode",
+    "next_tokens",
+    "greedy",
+    "sample",
+    "penalties",
+    "token_logprobs",
+    "route_experts",
+)
+"""So no choice is made at each call."""
+
 
 class TritonOps:
-    """Ops for tensors on the chip of `tuning`: each method is one op, or its `supports`.
-
-    A plugin's op providers name them as "module:object.method"
-    (`windlass.plugin.triton_ops.triton_op_providers`), so that the object is made only for the
-    backend that was selected.
-    """
+    """Ops for tensors on the chip of `tuning`: each method is one op, or its `supports`."""
 
     def __init__(self, tuning: TritonTuning) -> None:
         self._tuning = tuning
@@ -41,6 +56,36 @@ class TritonOps:
         self._penalties_config = tuning.penalties_config()
         self._logprobs_config = tuning.logprobs_config()
         self._route_config = tuning.route_config()
+
+    def own_ops(self) -> list[OwnOp]:
+        """All of them for a backend's registry; what rounds weights is "triton_quantized"."""
+        return [
+            *(
+                OwnOp(op=op, name=NAME, function=getattr(self, op), priority=_PRIORITY)
+                for op in _TAKE_EVERY_CALL
+            ),
+            OwnOp(
+                op="pack_experts",
+                name=NAME,
+                function=self.pack_experts,
+                supports=self.supports_pack_experts,
+                priority=_PRIORITY,
+            ),
+            OwnOp(
+                op="pack_weight",
+                name=NAME,
+                function=self.pack_weight,
+                supports=self.supports_pack_weight,
+                priority=_PRIORITY,
+            ),
+            OwnOp(
+                op="pack_weight",
+                name=f"{NAME}_quantized",
+                function=self.round_weight,
+                supports=self.supports_round_weight,
+                priority=_PRIORITY,
+            ),
+        ]
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """`windlass.kernels.reference.rms_norm`."""

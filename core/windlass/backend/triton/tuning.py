@@ -67,6 +67,7 @@ class TritonTuning(ABC):
     the kernels get. A subclass sets what differs:
 
     Attributes:
+        has_ops: the chip runs the kernels of the ops; else torch does what attention does not.
         lanes: of a warp (the wavefront's or sub-group's size).
         has_fp8: the chip converts e4m3 numbers.
         fp8_dtype: their format, in which an fp8 cache is kept.
@@ -82,6 +83,7 @@ class TritonTuning(ABC):
         may_spill: names of kernel specs whose registers are known not to suffice.
     """
 
+    has_ops: bool = True
     lanes: int = 32
     has_fp8: bool = False
     fp8_dtype: torch.dtype = torch.float8_e4m3fn

@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import types
 
-import pytest
 import torch
 
 from windlass.backend import OpRegistry
 from windlass.backend.triton.ops import TritonOps
 from windlass.backend.triton.tuning import TritonTuning
 from windlass.kernels import REFERENCES
-from windlass.plugin import OpProvider
-from windlass.plugin.triton_ops import triton_op_providers
-
-PROVIDERS = triton_op_providers("neutral", "neutral_ops:OPS")
 
 
-@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.target)
-def test_signatures_are_the_references(provider: OpProvider, neutral: TritonTuning) -> None:
-    method = getattr(TritonOps(neutral), provider.target.rpartition(".")[2])
-    theirs = inspect.signature(REFERENCES[provider.op])
-    assert list(inspect.signature(method).parameters) == list(theirs.parameters)
-    if provider.supports:
-        supports = getattr(TritonOps(neutral), provider.supports.rpartition(".")[2])
-        assert list(inspect.signature(supports).parameters) == list(theirs.parameters)
+def test_signatures_are_the_references(neutral: TritonTuning) -> None:
+    for own in TritonOps(neutral).own_ops():
+        parameters = list(inspect.signature(REFERENCES[own.op]).parameters)
+        assert list(inspect.signature(own.function).parameters) == parameters
+        if own.supports is not None:
+            assert list(inspect.signature(own.supports).parameters) == parameters
 
 
-def test_ops_are_called_without_a_choice(
-    tuning: TritonTuning, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All but those that pack weights, once the object is loaded."""
-    module = types.ModuleType("neutral_ops")
-    own = module.OPS = TritonOps(tuning)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "neutral_ops", module)
-    registry = OpRegistry(REFERENCES, PROVIDERS)
-    for provider in PROVIDERS:
-        method = provider.target.rpartition(".")[2]
-        if not provider.supports:
-            assert getattr(registry, provider.op) == getattr(own, method)
+def test_ops_are_called_without_a_choice(tuning: TritonTuning) -> None:
+    """All but those that pack weights."""
+    ops = TritonOps(tuning)
+    registry = OpRegistry(REFERENCES, own=ops.own_ops())
+    for own in ops.own_ops():
+        if own.supports is None:
+            assert getattr(registry, own.op) == own.function
     x = torch.randn(3, 24).to(tuning.device_type)
     weight = torch.randn(24).to(x)
     torch.testing.assert_close(
         registry.rms_norm(x, weight, 1e-6), REFERENCES["rms_norm"](x, weight, 1e-6)
     )
+
+
+def test_each_registry_has_the_ops_of_its_own_chip(neutral: TritonTuning) -> None:
+    other = type(neutral)("other", 7, "cpu")
+    one, two = (OpRegistry(REFERENCES, own=TritonOps(t).own_ops()) for t in (neutral, other))
+    assert one.pack_weight.candidates[0].function.__self__._tuning is neutral
+    assert two.pack_weight.candidates[0].function.__self__._tuning is other
