@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_listen_arguments(parser)
     _add_access_arguments(parser)
     _add_api_arguments(parser)
+    _add_chat_limits(parser)
     _add_log_arguments(parser)
     add_engine_arguments(parser)
 
@@ -90,7 +91,45 @@ def _add_api_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template", metavar="FILE", help="chat template instead of the model's own"
     )
     group.add_argument(
+        "--trust-request-chat-template",
+        action="store_true",
+        help="render chat templates that requests bring, in a process of their own",
+    )
+    group.add_argument(
+        "--template-timeout",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long a chat template may take",
+    )
+    group.add_argument(
+        "--tool-call-parser", metavar="NAME", help="format of tool calls, instead of detecting it"
+    )
+    group.add_argument(
+        "--reasoning-parser", metavar="NAME", help="format of reasoning, instead of detecting it"
+    )
+    group.add_argument(
         "--strict-params", action="store_true", help="refuse parameters that are unknown"
+    )
+
+
+def _add_chat_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits of a conversation")
+    for flag, default, text in (
+        ("--max-messages", 8192, "messages of a request"),
+        ("--max-tools", 512, "tools of a request"),
+        ("--max-tool-bytes", 1024 * 1024, "bytes of all tools of a request as JSON"),
+        ("--max-stored-responses", 1000, "responses kept for later requests; 0 keeps none"),
+        ("--max-stored-response-bytes", 64 * 1024 * 1024, "bytes of all kept responses"),
+        ("--max-background-responses", 64, "responses that run in the background at a time"),
+    ):
+        group.add_argument(flag, type=int, default=default, metavar="N", help=text)
+    group.add_argument(
+        "--response-ttl",
+        type=float,
+        default=24 * 3600.0,
+        metavar="SECONDS",
+        help="how long a response is kept",
     )
 
 
@@ -151,6 +190,17 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         strict_params=args.strict_params,
         priority_scheduling=args.scheduling_policy == "priority",
         chat_template=_read_template(args.chat_template),
+        trust_request_chat_template=args.trust_request_chat_template,
+        template_timeout=args.template_timeout,
+        tool_call_parser=args.tool_call_parser,
+        reasoning_parser=args.reasoning_parser,
+        max_messages=args.max_messages,
+        max_tools=args.max_tools,
+        max_tool_bytes=args.max_tool_bytes,
+        max_stored_responses=args.max_stored_responses,
+        max_stored_response_bytes=args.max_stored_response_bytes,
+        max_background_responses=args.max_background_responses,
+        response_ttl=args.response_ttl,
         shutdown_timeout=args.shutdown_timeout,
         log_stats=not args.disable_log_stats,
         access_log=args.access_log,

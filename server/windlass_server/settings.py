@@ -15,7 +15,11 @@ class ServerSettings:
     """How the server listens, whom it lets in and how long it waits.
 
     `served_model_names` are the names that clients may ask for, the first is reported back.
-    Without `api_keys` everyone is let in. Durations are in seconds, `max_body_bytes` in bytes.
+    Without `api_keys` everyone is let in. Durations are in seconds, sizes in bytes. A request may
+    have `max_messages` messages (or items) and `max_tools` tools, whose JSON has at most
+    `max_tool_bytes`; rendering them takes at most `template_timeout`. Of the Responses API at
+    most `max_stored_responses` are kept, `max_stored_response_bytes` together, each for
+    `response_ttl`; `max_background_responses` run at a time.
     """
 
     served_model_names: tuple[str, ...]
@@ -30,6 +34,17 @@ class ServerSettings:
     strict_params: bool = False
     priority_scheduling: bool = False
     chat_template: str | None = None
+    trust_request_chat_template: bool = False
+    template_timeout: float = 5.0
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    max_messages: int = 8192
+    max_tools: int = 512
+    max_tool_bytes: int = MIB
+    max_stored_responses: int = 1000
+    max_stored_response_bytes: int = 64 * MIB
+    max_background_responses: int = 64
+    response_ttl: float = 24 * 3600.0
     shutdown_timeout: float = 30.0
     keep_alive_interval: float = 15.0
     header_timeout: float = 30.0
@@ -46,6 +61,9 @@ class ServerSettings:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if self.max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes must be at least 1, not {self.max_body_bytes}")
+        for name in ("max_messages", "max_tools", "max_tool_bytes", "template_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.shutdown_timeout < 0:
             raise ConfigError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
         if any(not key for key in self.api_keys):
