@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -22,6 +24,7 @@ class AcceleratorGraph:
     def __init__(self, graph: Any, nodes: int | None) -> None:  # noqa: ANN401 - a device's class
         self._graph = graph
         self.nodes = nodes
+        self.closed = False
 
     def replay(self) -> None:
         """Run what was captured, on the same addresses."""
@@ -29,6 +32,7 @@ class AcceleratorGraph:
 
     def close(self) -> None:
         """Give back the graph's memory."""
+        self.closed = True
         self._graph.reset()
 
 
@@ -58,9 +62,11 @@ class AcceleratorGraphPool:
         self._module = module
         self._graph_class = graph_class
         self._count_nodes = count_nodes
-        self._arguments = {"pool": module.graph_pool_handle(), **(capture_arguments or {})}
+        self._arguments = dict(capture_arguments or {})
         self._stream = module.Stream(device)
         self._bytes = 0
+        self._pool: Any = None
+        self._graphs: WeakSet[AcceleratorGraph] = WeakSet()
 
     def capture(self, fn: Callable[[], None], *, key: Hashable, warmup: int = 2) -> Graph:
         """Run `fn` `warmup` times, which compiles what it needs, then record it.
@@ -86,7 +92,9 @@ class AcceleratorGraphPool:
         if nodes == 0:
             raise PluginError(f"the graph {key!r} is empty: nothing ran on the capturing stream")
         graph.instantiate()
-        return AcceleratorGraph(graph, nodes)
+        captured = AcceleratorGraph(graph, nodes)
+        self._graphs.add(captured)
+        return captured
 
     def memory_bytes(self) -> int:
         """Device memory that capturing took, as torch counts it."""
@@ -95,13 +103,41 @@ class AcceleratorGraphPool:
     def _record(self, fn: Callable[[], None]) -> Any:  # noqa: ANN401
         graph = self._graph_class(keep_graph=True)
         before = self._module.memory_reserved(self._device)
-        graph.capture_begin(**self._arguments)
+        graph.capture_begin(pool=self._open_pool(), **self._arguments)
         try:
             fn()
-        finally:
-            with warnings.catch_warnings():
-                # An empty graph is an error, where its nodes are counted.
-                warnings.filterwarnings("ignore", "The .* Graph is empty")
-                graph.capture_end()
+            self._end(graph)
+        except BaseException:
+            with suppress(RuntimeError):
+                self._end(graph)
+            self._forget_failure()
+            raise
         self._bytes += self._module.memory_reserved(self._device) - before
         return graph
+
+    def _open_pool(self) -> Any:  # noqa: ANN401
+        """The pool of the graphs that live; torch gives one up when its last graph goes."""
+        if all(graph.closed for graph in self._graphs):
+            self._pool = None
+        if self._pool is None:
+            self._pool = self._module.graph_pool_handle()
+        return self._pool
+
+    def _forget_failure(self) -> None:
+        """Let torch leave the state of capturing, in which a capture that broke leaves it.
+
+        Its random generators end to record with a capture that succeeds, if only an empty one.
+        The pool may count as recorded to for ever, so that the next graph gets another.
+        """
+        self._pool = None
+        graph = self._graph_class(keep_graph=True)
+        with suppress(RuntimeError):
+            graph.capture_begin(pool=self._module.graph_pool_handle(), **self._arguments)
+            self._end(graph)
+
+    @staticmethod
+    def _end(graph: Any) -> None:  # noqa: ANN401
+        with warnings.catch_warnings():
+            # An empty graph is an error, where its nodes are counted.
+            warnings.filterwarnings("ignore", "The .* Graph is empty")
+            graph.capture_end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +22,9 @@ class RecordingDevice:
         self.calls: list[str] = []
         self.reserved = 0
         self.captured: int | None = None
+        self.handles = count()
         self.module = SimpleNamespace(
-            graph_pool_handle=lambda: "pool",
+            graph_pool_handle=lambda: f"pool {next(self.handles)}",
             Stream=lambda device: self.stream("own"),
             current_stream=lambda device: self.stream("current"),
             stream=lambda stream: nullcontext(),
@@ -80,7 +82,7 @@ def test_a_step_is_warmed_up_and_then_recorded_on_the_pools_stream() -> None:
         "work",
         "work",
         "synchronize",
-        "begin {'pool': 'pool', 'mode': 'thread'}",
+        "begin {'pool': 'pool 0', 'mode': 'thread'}",
         "work",
         "end",
         "current waits",
@@ -97,7 +99,8 @@ def test_an_empty_graph_is_an_error() -> None:
         RecordingDevice().pool().capture(lambda: None, key="empty")
 
 
-def test_a_capture_that_fails_is_ended() -> None:
+def test_a_capture_that_fails_is_ended_and_a_whole_one_follows() -> None:
+    """Without it torch's random generators would go on recording."""
     device = RecordingDevice()
 
     def step() -> None:
@@ -106,7 +109,24 @@ def test_a_capture_that_fails_is_ended() -> None:
 
     with pytest.raises(OutOfMemoryError, match=r"the graph 8: lower .* \(no room\)"):
         device.pool().capture(step, key=8)
-    assert device.calls[-1] == "end"
+    assert device.calls[-4:] == [
+        "begin {'pool': 'pool 0', 'mode': 'thread'}",
+        "end",
+        "begin {'pool': 'pool 1', 'mode': 'thread'}",
+        "end",
+    ]
+
+
+def test_graphs_that_live_share_a_pool_and_the_next_after_them_gets_a_new_one() -> None:
+    """Torch gives a pool up with its last graph, and captures into it no more."""
+    device = RecordingDevice()
+    pool = device.pool()
+    graphs = [pool.capture(device.work, key=size) for size in (8, 4)]
+    for graph in graphs:
+        graph.close()
+    pool.capture(device.work, key=8)
+    begun = [call for call in device.calls if call.startswith("begin")]
+    assert [call.split("'")[3] for call in begun] == ["pool 0", "pool 0", "pool 1"]
 
 
 def test_a_device_that_cannot_count_captures_what_it_is_given() -> None:

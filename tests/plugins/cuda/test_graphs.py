@@ -46,7 +46,19 @@ def test_an_empty_capture_is_an_error(gpu: torch.device) -> None:
         graph_pool(gpu).capture(lambda: None, key="nothing")
 
 
-def test_what_waits_for_the_device_cannot_be_captured(gpu: torch.device) -> None:
-    number = torch.ones(1, device=gpu)
+def test_a_pool_outlives_its_graphs(gpu: torch.device) -> None:
+    pool, number = graph_pool(gpu), torch.zeros(1, device=gpu)
+    for _ in range(3):
+        graph = pool.capture(lambda: number.add_(1), key="step", warmup=0)
+        graph.replay()
+        graph.close()
+    assert number.item() == 3.0
+
+
+def test_what_waits_for_the_device_cannot_be_captured_and_harms_nothing(gpu: torch.device) -> None:
+    pool, number = graph_pool(gpu), torch.zeros(1, device=gpu)
     with pytest.raises(RuntimeError, match="captur"):
-        graph_pool(gpu).capture(lambda: print(number.add_(1).item()), key="reads")
+        pool.capture(lambda: print(number.add_(1).item()), key="reads", warmup=0)
+    assert torch.rand(4, device=gpu).isfinite().all()
+    pool.capture(lambda: number.add_(1), key="step", warmup=0).replay()
+    assert number.item() == 1.0
