@@ -15,7 +15,8 @@ from windlass_server.state import ServerState
 
 
 async def _http_error(_request: Request, exc: Exception) -> Response:
-    return to_api_error(exc).response()
+    """Hand the router's own refusals to the error boundary, as all others."""
+    raise to_api_error(exc)
 
 
 def create_app(state: ServerState) -> FastAPI:

@@ -60,11 +60,10 @@ class ApiError(Exception):
         """Return the error object as JSON."""
         return msgspec.json.encode(ErrorResponse(self.error))
 
-    def response(self) -> Response:
-        """Return the HTTP answer."""
-        return Response(
-            self.body(), self.status, headers=self.headers, media_type="application/json"
-        )
+    def response(self, body: bytes | None = None) -> Response:
+        """Return the HTTP answer, with another `body` where a surface has its own error object."""
+        data = self.body() if body is None else body
+        return Response(data, self.status, headers=self.headers, media_type="application/json")
 
 
 def invalid_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

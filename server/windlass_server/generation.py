@@ -23,7 +23,6 @@ from windlass.text import Prompt
 from windlass_server.engine import Engine, RequestStream
 from windlass_server.errors import engine_away, shutting_down
 from windlass_server.metrics import RequestTimer
-from windlass_server.protocol.sampling import SamplingFields
 from windlass_server.protocol.usage import Usage
 from windlass_server.state import ServerState
 
@@ -59,9 +58,14 @@ class Generation:
         engine: Engine,
         prompts: Sequence[Prompt],
         sampling: SamplingParams,
-        body: SamplingFields,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        count_max: bool = False,
     ) -> Generation:
         """Submit every prompt; when one is refused, none is left behind.
+
+        `count_max` says that the client itself set `max_tokens`.
 
         Raises:
             RequestError, ApiError: the engine refused; nothing has been sent to the client.
@@ -69,7 +73,10 @@ class Generation:
         generation = cls(state, sampling)
         try:
             for prompt in prompts:
-                await generation._submit(engine, prompt, body)
+                stream = await engine.submit(
+                    prompt, sampling, priority=priority, cache_salt=cache_salt, delta=True
+                )
+                generation._add(stream, count_max=count_max)
         except QueueFullError:
             state.metrics.queue_rejections.inc()
             await generation.aclose()
@@ -82,17 +89,9 @@ class Generation:
             raise
         return generation
 
-    async def _submit(self, engine: Engine, prompt: Prompt, body: SamplingFields) -> None:
-        stream = await engine.submit(
-            prompt,
-            self.sampling,
-            priority=body.priority or 0,
-            cache_salt=body.cache_salt or "",
-            delta=True,
-        )
+    def _add(self, stream: RequestStream, *, count_max: bool) -> None:
         self._streams.append(stream)
         self._open += self.sampling.n
-        count_max = body.max_tokens is not None
         self._timers.append(RequestTimer(self._state.metrics, self.sampling, count_max=count_max))
 
     async def outputs(self) -> AsyncGenerator[Output, None]:

@@ -22,11 +22,20 @@ def _most_probable(entries: TokenLogprobs, count: int) -> list[tuple[int, Logpro
 
 
 def chat_logprobs(
-    positions: Sequence[TokenLogprobs], count: int, tokenizer: Tokenizer
+    positions: Sequence[TokenLogprobs],
+    count: int,
+    tokenizer: Tokenizer,
+    *,
+    as_ids: bool = False,
 ) -> list[TokenLogprob]:
-    """Return one entry per output token, each with the `count` most probable tokens."""
+    """Return one entry per output token, each with the `count` most probable tokens.
+
+    With `as_ids` a token's text is replaced by "token_id:" and its id.
+    """
 
     def described(token_id: int, entry: Logprob) -> tuple[str, float, list[int]]:
+        if as_ids:
+            return f"token_id:{token_id}", _value(entry), list(tokenizer.token_bytes(token_id))
         return tokenizer.token_text(token_id), _value(entry), list(tokenizer.token_bytes(token_id))
 
     result = []

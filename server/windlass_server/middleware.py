@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from windlass_server.anthropic_messages.errors import anthropic_error, speaks_anthropic
 from windlass_server.errors import ApiError, body_too_large, invalid_api_key, to_api_error
 from windlass_server.generation import ClientDisconnected
 from windlass_server.state import ServerState
@@ -42,13 +43,18 @@ class Boundary:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        anthropic = speaks_anthropic(scope["path"].removeprefix(scope.get("root_path", "")))
+        scope.setdefault("state", {})["request_id"] = request_id
         status, started = 0, time.monotonic()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if anthropic:
+                    headers["request-id"] = request_id
             await send(message)
 
         with self._state.counted():
@@ -64,7 +70,8 @@ class Boundary:
                     logger.exception("Request %s failed", request_id)
                 if status:
                     raise
-                await error.response()(scope, receive, send_with_id)
+                body = anthropic_error(error, request_id) if anthropic else None
+                await error.response(body)(scope, receive, send_with_id)
         self._observe(scope, status, time.monotonic() - started, request_id)
 
     def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from windlass_server.errors import to_api_error
+from windlass_server.errors import ApiError, to_api_error
 from windlass_server.generation import ClientDisconnected, until_disconnect
 from windlass_server.state import ServerState
 
@@ -49,11 +49,20 @@ class _Writer:
         await self._send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
+def named_event(name: str, data: msgspec.Struct) -> bytes:
+    """Encode a server-sent event that has a name."""
+    return b"event: " + name.encode() + b"\ndata: " + _encoder.encode(data) + b"\n\n"
+
+
+def _error_event(error: ApiError) -> bytes:
+    return b"data: " + error.body() + b"\n\n"
+
+
 class EventStream(Response):
-    """An answer that streams `events` and ends with `[DONE]`.
+    """An answer that streams `events`, and then `end`.
 
     Its head goes out with the first event or the first keep-alive, so that what fails before
-    then is answered with a status of its own.
+    then is answered with a status of its own. What fails later is written by `error_event`.
     """
 
     media_type = "text/event-stream"
@@ -63,12 +72,19 @@ class EventStream(Response):
         state: ServerState,
         events: AsyncGenerator[bytes, None],
         headers: Mapping[str, str] | None = None,
+        *,
+        error_event: Callable[[ApiError], bytes] = _error_event,
+        keep_alive: bytes = KEEP_ALIVE,
+        end: bytes = DONE,
     ) -> None:
         fixed = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(headers={**fixed, **(headers or {})})
         del self.headers["content-length"]
         self._state = state
         self._events = events
+        self._error_event = error_event
+        self._keep_alive = keep_alive
+        self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the events end, the client goes away or the server stops."""
@@ -83,14 +99,14 @@ class EventStream(Response):
             error = to_api_error(exc)
             if error.error.code == "internal_error":
                 logger.exception("A stream failed")
-            await writer.write(b"data: " + error.body() + b"\n\n" + DONE, last=True)
+            await writer.write(self._error_event(error) + self._end, last=True)
 
     async def _write(self, writer: _Writer) -> None:
         first = asyncio.ensure_future(anext(self._events))
         try:
             interval = self._state.settings.keep_alive_interval
             while not (await asyncio.wait((first,), timeout=interval))[0]:
-                await writer.write(KEEP_ALIVE)
+                await writer.write(self._keep_alive)
             await writer.write(first.result())
             async for data in self._events:
                 await writer.write(data)
@@ -98,4 +114,4 @@ class EventStream(Response):
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
             await self._events.aclose()
-        await writer.write(DONE, last=True)
+        await writer.write(self._end, last=True)

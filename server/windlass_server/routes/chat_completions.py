@@ -56,7 +56,15 @@ async def create_chat_completion(request: Request) -> Response:
     sampling = _sampling(body, engine)
     try:
         prompt = await _prompt(body, engine, state.settings.chat_template)
-        generation = await Generation.start(state, engine, [prompt], sampling, body)
+        generation = await Generation.start(
+            state,
+            engine,
+            [prompt],
+            sampling,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt or "",
+            count_max=body.max_tokens is not None,
+        )
     except RequestError as exc:
         if exc.param == "prompt":
             exc.param = "messages"

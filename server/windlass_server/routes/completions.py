@@ -41,7 +41,15 @@ async def create_completion(request: Request) -> Response:
     state = server_state(request)
     sampling = _sampling(body, engine)
     prompts = _prompts(body, engine, sampling.n)
-    generation = await Generation.start(state, engine, prompts, sampling, body)
+    generation = await Generation.start(
+        state,
+        engine,
+        prompts,
+        sampling,
+        priority=body.priority or 0,
+        cache_salt=body.cache_salt or "",
+        count_max=body.max_tokens is not None,
+    )
     answer = _CompletionAnswer(body, engine, generation, len(prompts))
     if body.stream:
         return EventStream(state, answer.events(), headers)
