@@ -10,12 +10,15 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from msgspec import structs
+
 from windlass.config import EngineConfig, ModelConfig, ModelInfo, check_config
 from windlass.engine.client import EngineClient, ProgressCallback, State
 from windlass.engine.ipc import Outputs, RequestRejected, check_requests
 from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.process import DEFAULT_RUNNER_FACTORY
 from windlass.engine.request_limits import check_request
+from windlass.engine.view import EngineView
 from windlass.errors import (
     EngineDeadError,
     QueueFullError,
@@ -165,6 +168,20 @@ class AsyncEngine:
     async def reset_prefix_cache(self) -> bool:
         """Drop cached blocks; False when that is not possible now."""
         return await self._client.reset_prefix_cache()
+
+    async def view(self) -> EngineView:
+        """Return what stands where in the engine, under the ids that clients know.
+
+        Raises:
+            EngineDeadError: the engine is down, or dies before it answers.
+        """
+        view = await self._client.view()
+        # Another caller may have got the same view: it is not changed but copied.
+        named = [
+            structs.replace(seq, request_id=self._table.client_id(seq.request_id))
+            for seq in view.sequences
+        ]
+        return structs.replace(view, sequences=named)
 
     def _admit(self, request_id: str, *, sequences: int, tokens: int) -> None:
         """Refuse what cannot be queued now; an idle engine takes anything."""

@@ -54,6 +54,11 @@ class InFlightTable:
         self.queued_tokens += tokens
         self.idle.clear()
 
+    def client_id(self, sequence_id: str) -> str:
+        """Return the client's id of a sequence's request, "" when it was forgotten since."""
+        in_flight = self.by_sequence.get(sequence_id)
+        return "" if in_flight is None else in_flight.inbox.request_id
+
     def answered(self, in_flight: InFlight) -> None:
         """Note that a request no longer waits for its first news."""
         self.queued_tokens -= in_flight.queued_tokens

@@ -474,6 +474,21 @@ def test_the_prefix_cache_is_reset(config: EngineConfig) -> None:
     run(main())
 
 
+def test_a_view_names_requests_as_their_clients_do(config: EngineConfig) -> None:
+    async def main() -> None:
+        async with started(config) as engine:
+            endless = SamplingParams(n=2, max_tokens=200, ignore_eos=True, seed=0)
+            stream = await engine.submit([60] * 40, endless, "mine")
+            await anext(stream)
+            views = await asyncio.gather(engine.view(), engine.view())
+            for view in views:
+                assert {seq.request_id for seq in view.sequences} == {"mine"}
+                assert [seq.num_prompt_tokens for seq in view.sequences] == [40, 40]
+            await stream.aclose()
+
+    run(main())
+
+
 def test_a_start_that_fails_says_why_and_leaves_no_process(tokenizer_folder: str) -> None:
     async def main() -> None:
         good = ModelConfig(model=tokenizer_folder)

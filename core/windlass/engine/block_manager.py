@@ -55,6 +55,15 @@ class BlockManager:
         """How many block tables hold the block."""
         return self._references[block_id]
 
+    def snapshot(self, limit: int) -> list[int]:
+        """Tell about the first `limit` blocks, from id 1 on: how many block tables hold each.
+
+        0 is a block that is free and empty, -1 one that is free and still in the prefix cache.
+        """
+        held = self._references[NULL_BLOCK + 1 : NULL_BLOCK + 1 + limit]
+        evictable = self._evictable
+        return [count or -(block in evictable) for block, count in enumerate(held, NULL_BLOCK + 1)]
+
     def allocate(self, count: int) -> list[int]:
         """Take `count` free blocks; what they held is forgotten."""
         if count > self.num_free:

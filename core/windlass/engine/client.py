@@ -18,6 +18,8 @@ from windlass.engine.ipc import (
     AddRequests,
     Failed,
     FromEngine,
+    Inspect,
+    Inspected,
     LoadProgress,
     Outputs,
     PrefixCacheReset,
@@ -28,6 +30,7 @@ from windlass.engine.ipc import (
 )
 from windlass.engine.outputs import EngineStats
 from windlass.engine.process import DEFAULT_RUNNER_FACTORY, EngineProcess, describe_exit
+from windlass.engine.view import EngineView
 from windlass.errors import EngineDeadError, EngineError, WindlassError
 from windlass.request import Request
 
@@ -112,6 +115,7 @@ class EngineClient:
         self._ready: asyncio.Future[ModelInfo] | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._cache_reset: asyncio.Future[bool] | None = None
+        self._view: asyncio.Future[EngineView | None] | None = None
         self._deaths: deque[float] = deque()
         self._cause: str | None = None
         self._retry_at = 0.0
@@ -149,6 +153,7 @@ class EngineClient:
             await asyncio.wait({self._supervision})
             self._supervision = None
         self._end_cache_reset(False)
+        self._end_view(None)
         process, self._process = self._process, None
         if process is not None:
             await process.stop(0.0 if loading else grace)
@@ -170,6 +175,21 @@ class EngineClient:
             self._cache_reset = asyncio.get_running_loop().create_future()
             self._send(ResetPrefixCache())
         return await asyncio.shield(self._cache_reset)
+
+    async def view(self) -> EngineView:
+        """Return what stands where in the engine, between two steps.
+
+        Raises:
+            EngineDeadError: the engine is not ready, or dies before it answers.
+        """
+        self.check_ready()
+        if self._view is None:
+            self._view = asyncio.get_running_loop().create_future()
+            self._send(Inspect())
+        view = await asyncio.shield(self._view)
+        if view is None:
+            raise self._dead_error()
+        return view
 
     def check_ready(self) -> None:
         """Raise EngineDeadError when requests cannot be served now."""
@@ -263,6 +283,7 @@ class EngineClient:
         if process is not None:
             process.release()
         self._end_cache_reset(False)
+        self._end_view(None)
         self._listener.on_death(self._dead_error(f"the engine process died ({reason})"))
         return self.state is State.RESTARTING
 
@@ -291,6 +312,8 @@ class EngineClient:
                 self._listener.on_rejected(message)
             case PrefixCacheReset():
                 self._end_cache_reset(message.done)
+            case Inspected():
+                self._end_view(message.view)
 
     def _settle(self, outcome: ModelInfo | WindlassError) -> None:
         if self._ready is None or self._ready.done():
@@ -304,6 +327,11 @@ class EngineClient:
         waiting, self._cache_reset = self._cache_reset, None
         if waiting is not None and not waiting.done():
             waiting.set_result(done)
+
+    def _end_view(self, view: EngineView | None) -> None:
+        waiting, self._view = self._view, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(view)
 
 
 def _start_error(message: Failed) -> WindlassError:

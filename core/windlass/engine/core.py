@@ -12,6 +12,7 @@ from windlass.config import EngineConfig, ModelInfo
 from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.recovery import StepRecovery
 from windlass.engine.scheduler import Scheduler
+from windlass.engine.view import EngineView, take_view
 from windlass.errors import EngineDeadError
 from windlass.request import Request
 from windlass.step import ModelRunner, StepHandle, StepPlan, StepResult
@@ -83,6 +84,10 @@ class EngineCore:
             last_step_end=self._last_step_end,
             last_step_tokens=self._last_step_tokens,
         )
+
+    def view(self) -> EngineView:
+        """Return what stands where now: sequences and KV blocks, bounded in size."""
+        return take_view(self.scheduler, self.stats(), self._clock())
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached prefixes; running sequences keep their blocks. Always possible."""

@@ -20,6 +20,7 @@ import zmq
 
 from windlass.config import EngineConfig, ModelInfo
 from windlass.engine.outputs import EngineStats, SequenceOutput
+from windlass.engine.view import EngineView
 from windlass.errors import ConfigError, RequestError, WindlassError
 from windlass.request import Request
 
@@ -44,6 +45,10 @@ class Abort(msgspec.Struct, tag="abort"):
 
 class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
     """Drop cached blocks; answered by `PrefixCacheReset`."""
+
+
+class Inspect(msgspec.Struct, tag="inspect"):
+    """Ask what the engine looks like inside; answered by `Inspected`."""
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
@@ -85,6 +90,12 @@ class PrefixCacheReset(msgspec.Struct, tag="prefix_cache_reset"):
     done: bool
 
 
+class Inspected(msgspec.Struct, tag="inspected"):
+    """Answer to `Inspect`."""
+
+    view: EngineView
+
+
 class Failed(msgspec.Struct, tag="failed"):
     """The start failed, in one line; `error` is the name of the class in `windlass.errors`."""
 
@@ -92,8 +103,10 @@ class Failed(msgspec.Struct, tag="failed"):
     error: str
 
 
-ToEngine: TypeAlias = Hello | AddRequests | Abort | ResetPrefixCache | Shutdown
-FromEngine: TypeAlias = LoadProgress | Ready | Outputs | RequestRejected | PrefixCacheReset | Failed
+ToEngine: TypeAlias = Hello | AddRequests | Abort | ResetPrefixCache | Inspect | Shutdown
+FromEngine: TypeAlias = (
+    LoadProgress | Ready | Outputs | RequestRejected | PrefixCacheReset | Inspected | Failed
+)
 
 Message = TypeVar("Message")
 

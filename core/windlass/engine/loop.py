@@ -12,6 +12,8 @@ from windlass.engine.ipc import (
     AddRequests,
     EngineChannel,
     Hello,
+    Inspect,
+    Inspected,
     Outputs,
     PrefixCacheReset,
     RequestRejected,
@@ -20,6 +22,7 @@ from windlass.engine.ipc import (
     ToEngine,
 )
 from windlass.engine.outputs import EngineStats, SequenceOutput
+from windlass.engine.view import EngineView
 from windlass.errors import RequestError
 from windlass.request import Request
 
@@ -56,6 +59,10 @@ class SteppingEngine(Protocol):
         """Drop cached blocks and say whether that was possible."""
         ...
 
+    def view(self) -> EngineView:
+        """Return what stands where now."""
+        ...
+
 
 class EngineLoop:
     """Serves one front end until it says `Shutdown`.
@@ -82,6 +89,7 @@ class EngineLoop:
             AddRequests: self._on_add_requests,
             Abort: self._on_abort,
             ResetPrefixCache: self._on_reset_prefix_cache,
+            Inspect: self._on_inspect,
             Shutdown: self._on_shutdown,
         }
 
@@ -131,6 +139,9 @@ class EngineLoop:
 
     def _on_reset_prefix_cache(self, _: ResetPrefixCache) -> None:
         self._channel.send(PrefixCacheReset(done=bool(self._engine.reset_prefix_cache())))
+
+    def _on_inspect(self, _: Inspect) -> None:
+        self._channel.send(Inspected(self._engine.view()))
 
     def _on_shutdown(self, _: Shutdown) -> None:
         self._running = False

@@ -38,6 +38,11 @@ class WaitingQueue:
         if len(self._heap) > _COMPACT_ABOVE + 2 * len(self._sequences):
             self._heap = sorted(self._sequences)
 
+    def first(self, count: int) -> list[Sequence]:
+        """Return the `count` sequences that are next, in order."""
+        orders = heapq.nsmallest(count, self._sequences)
+        return [self._sequences[order] for order in orders]
+
     def head(self, only: AbstractSet[str] | None = None) -> Sequence | None:
         """Return who is next, among the request ids in `only` when given (O(n) then)."""
         if only is not None:

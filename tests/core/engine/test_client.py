@@ -134,6 +134,37 @@ def test_an_engine_starts_answers_and_ends(tmp_path: Path) -> None:
     run(main())
 
 
+def test_the_engine_is_inspected_between_steps_and_callers_share_an_answer() -> None:
+    async def main() -> None:
+        session = Session()
+        with pytest.raises(EngineDeadError):
+            await session.client.view()
+        await session.client.start()
+        await session.ask([60] * 20)
+        first, second = await asyncio.gather(session.client.view(), session.client.view())
+        assert first is second
+        assert first.num_cached_blocks == 1
+        assert await session.client.view() is not first
+        await session.client.close()
+
+    run(main())
+
+
+def test_who_inspects_an_engine_that_dies_is_told() -> None:
+    async def main() -> None:
+        session = Session()
+        await session.client.start()
+        os.kill(session.pid, signal.SIGSTOP)
+        looking = asyncio.create_task(session.client.view())
+        await asyncio.sleep(0)
+        os.kill(session.pid, signal.SIGKILL)
+        with pytest.raises(EngineDeadError):
+            await looking
+        await session.client.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "message"),
     [

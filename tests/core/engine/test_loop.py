@@ -18,6 +18,8 @@ from windlass.engine.ipc import (
     EngineChannel,
     FromEngine,
     Hello,
+    Inspect,
+    Inspected,
     Outputs,
     PrefixCacheReset,
     RequestRejected,
@@ -142,6 +144,15 @@ def test_the_prefix_cache_is_reset_on_demand(front_end: FrontEnd) -> None:
     front_end.send(ResetPrefixCache())
 
     assert front_end.receive() == PrefixCacheReset(done=True)
+
+
+def test_the_engine_is_inspected_on_demand(front_end: FrontEnd) -> None:
+    front_end.send(Inspect())
+
+    message = front_end.receive()
+    assert isinstance(message, Inspected)
+    assert message.view.sequences == []
+    assert len(message.view.blocks) == message.view.stats.num_blocks == 63
 
 
 def test_a_request_that_is_refused_ends_alone(front_end: FrontEnd) -> None:
