@@ -33,7 +33,11 @@ class ChildProcess(ABC):
 
     def end(self) -> None:
         """Kill it and what it started, as far as that is in its session."""
-        os.killpg(self.pid, signal.SIGKILL)
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:  # a copy that has not yet become a leader, or is gone
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         # Stuck inside a driver it may stay: then the kernel ends it when it can.
         self.wait(_REAP_SECONDS)
 

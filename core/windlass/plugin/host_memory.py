@@ -5,16 +5,15 @@ Reads /proc/meminfo, the NUMA nodes and the control group (v2 and v1) of this pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from windlass.plugin.numa import NODES, numa_nodes
 
 _UNLIMITED = 1 << 60
 
 
-@dataclass(frozen=True)
-class HostMemory:
+class HostMemory(NamedTuple):
     """Bytes: what may be used at most, and what is free of it now."""
 
     total: int

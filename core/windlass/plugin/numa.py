@@ -5,14 +5,13 @@ Reads /sys/devices/system/node and /proc/self/status; no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 NODES = Path("/sys/devices/system/node")
 
 
-@dataclass(frozen=True)
-class NumaNode:
+class NumaNode(NamedTuple):
     """Processors of a node that this process may run on, and the node's memory in bytes."""
 
     index: int

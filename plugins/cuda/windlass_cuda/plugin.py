@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from windlass.plugin import (
     Availability,
@@ -60,8 +59,7 @@ def _library(pci: Path) -> Any | None:  # noqa: ANN401 - a shared library has no
     return load_library()
 
 
-@dataclass(frozen=True)
-class _Driver:
+class _Driver(NamedTuple):
     version: str
     cuda: tuple[int, int]
     devices: tuple[DeviceDescription, ...]

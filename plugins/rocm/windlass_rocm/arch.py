@@ -8,10 +8,9 @@ conversions of CDNA 3 and 4; on RDNA 4 it computes what the chip has an instruct
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from windlass.errors import PluginError
 
@@ -30,8 +29,7 @@ Fp8 = Literal["float8_e4m3fn", "float8_e4m3fnuz"]
 """torch's names of the two e4m3 formats: OCP's, and the one without -0 and with twice the bias."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(NamedTuple):
     """A chip with tables of its own.
 
     `fp8` is the e4m3 format that it converts in one instruction (None: none), `shared_bytes` the

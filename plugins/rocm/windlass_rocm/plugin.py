@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from windlass.errors import PluginError
 from windlass.plugin import (
@@ -34,8 +34,7 @@ SPEC = BackendSpec(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SystemPaths:
+class SystemPaths(NamedTuple):
     """Where the kernel shows AMD GPUs."""
 
     topology: Path = Path("/sys/class/kfd/kfd/topology")

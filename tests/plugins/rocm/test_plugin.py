@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,7 +172,7 @@ def test_a_topology_of_processors_alone_has_no_device(tmp_path: Path) -> None:
 
 
 def test_a_container_without_the_device_file_is_told_how_to_get_it(machine: SystemPaths) -> None:
-    said = ask(replace(machine, device=Path("/dev/windlass-has-no-such")))
+    said = ask(machine._replace(device=Path("/dev/windlass-has-no-such")))
     assert said.status is Status.NO_DEVICE
     assert "--device /dev/kfd" in said.hint
 
