@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 
 from windlass.backend import Quantization, Support
+from windlass.backend.triton.attention_tiles import DecodeTiles, PrefillTiles
 from windlass.backend.triton.expert_tiles import ExpertTiles
 from windlass.backend.triton.launch_arguments import LaunchArguments
 from windlass.backend.triton.quantized_tiles import QuantizedTile
@@ -46,25 +46,52 @@ PREFILL_RULES: dict[str, tuple[PrefillRule, ...]] = {
 }
 """In order of preference; chunks without a rule go to Triton's kernel."""
 
-# (tile, warps, stages, programs a multiprocessor, minimum run) up to so many channels.
+# Behind the programs of a multiprocessor: the tiles that a program takes at least.
 _DECODE = {
-    "sm_80": {64: (64, 4, 5, 3, 2), 128: (64, 4, 3, 3, 2), 256: (64, 4, 3, 2, 2)},
-    "sm_90": {64: (64, 4, 5, 3, 4), 128: (64, 4, 5, 3, 4), 256: (64, 4, 3, 2, 4)},
-    "sm_100": {64: (64, 4, 5, 3, 2), 128: (64, 4, 5, 3, 2), 256: (64, 4, 3, 2, 2)},
+    "sm_80": {
+        64: DecodeTiles(64, 4, 5, 3),
+        128: DecodeTiles(64, 4, 3, 3),
+        256: DecodeTiles(64, 4, 3, 2),
+    },
+    "sm_90": {
+        64: DecodeTiles(64, 4, 5, 3, 4),
+        128: DecodeTiles(64, 4, 5, 3, 4),
+        256: DecodeTiles(64, 4, 3, 2, 4),
+    },
+    "sm_100": {
+        64: DecodeTiles(64, 4, 5, 3),
+        128: DecodeTiles(64, 4, 5, 3),
+        256: DecodeTiles(64, 4, 3, 2),
+    },
 }
 # Two warps have no registers left for padded channels, or to widen fp8.
-_DECODE_PLAIN = {"sm_90": {64: (64, 2, 3, 4, 2), 128: (64, 2, 3, 4, 2)}}
+_DECODE_PLAIN = {"sm_90": {64: DecodeTiles(64, 2, 3, 4), 128: DecodeTiles(64, 2, 3, 4)}}
 """Heads of exactly so many channels, whose cache is of the model's dtype."""
-_DECODE_FLOAT32 = {64: (32, 4, 3, 2, 4), 128: (32, 4, 3, 2, 4), 256: (16, 4, 3, 2, 8)}
+_DECODE_FLOAT32 = {
+    64: DecodeTiles(32, 4, 3, 2, 4),
+    128: DecodeTiles(32, 4, 3, 2, 4),
+    256: DecodeTiles(16, 4, 3, 2, 8),
+}
 
-# (query rows, tile, warps, stages) up to so many channels.
 _PREFILL = {
-    "sm_80": {64: (128, 64, 8, 3), 128: (128, 32, 8, 3), 256: (64, 32, 8, 3)},
-    "sm_90": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
-    "sm_100": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
+    "sm_80": {
+        64: PrefillTiles(128, 64, 8, 3),
+        128: PrefillTiles(128, 32, 8, 3),
+        256: PrefillTiles(64, 32, 8, 3),
+    },
+    "sm_90": {
+        64: PrefillTiles(128, 64, 4, 3),
+        128: PrefillTiles(128, 64, 8, 3),
+        256: PrefillTiles(128, 32, 8, 3),
+    },
+    "sm_100": {
+        64: PrefillTiles(128, 64, 4, 3),
+        128: PrefillTiles(128, 64, 8, 3),
+        256: PrefillTiles(128, 32, 8, 3),
+    },
 }
 # Products of float32 are no work for tensor cores.
-_PREFILL_FLOAT32 = {256: (32, 16, 8, 1)}
+_PREFILL_FLOAT32 = {256: PrefillTiles(32, 16, 8, 1)}
 
 _MATRIX_INSTRUCTIONS = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05"}
 _WGMMA_ROWS = 64
@@ -116,27 +143,12 @@ class CudaTuning(TritonTuning):
         else:
             plain = _DECODE_PLAIN.get(known(self.arch), {}) if dtype == kv_dtype else {}
             entry = plain.get(head_dim) or up_to(_DECODE[known(self.arch)], head_dim)
-        tile, warps, stages, programs, run = entry
-        return DecodeConfig(
-            tile=tile,
-            num_warps=warps,
-            num_stages=stages,
-            programs_per_unit=programs,
-            minimum_run=run,
-            **self.launch_arguments(),
-        )
+        return entry.config(self.launch_arguments())
 
     def prefill_config(self, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
         """By channels."""
         table = _PREFILL_FLOAT32 if dtype == torch.float32 else _PREFILL[known(self.arch)]
-        rows, tile, warps, stages = up_to(table, head_dim)
-        return PrefillConfig(
-            query_rows=max(rows, triton.next_power_of_2(group)),
-            tile=tile,
-            num_warps=warps,
-            num_stages=stages,
-            **self.launch_arguments(),
-        )
+        return up_to(table, head_dim).config(group, self.launch_arguments())
 
     def supports_quantization(self, quantization: Quantization) -> Support:
         """All formats; fp8 where the chip converts it."""

@@ -14,12 +14,13 @@ multiplied some channels at a time (`chunk`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import triton
 
 from windlass.backend import Quantization
+from windlass.backend.triton.attention_tiles import DecodeTiles, PrefillTiles
+from windlass.backend.triton.launch_arguments import LaunchArguments
 from windlass.backend.triton.quantized_tiles import QuantizedTile
 from windlass.backend.triton.tuning import TritonTuning, up_to
 from windlass.kernels.triton.decode_plan import DecodeConfig
@@ -27,87 +28,66 @@ from windlass.kernels.triton.paged_prefill import PrefillConfig
 from windlass_rocm.arch import Architecture, Family, architecture_of
 from windlass_rocm.conversions import unpacked_by_fnuz
 
-Options = tuple[tuple[str, Any], ...]
-
-
-class Decode(NamedTuple):
-    """Fields of a `DecodeConfig`, by their order in the tables."""
-
-    tile: int
-    num_warps: int
-    num_stages: int
-    programs_per_unit: int
-    chunk: int = 0
-
-
-class Prefill(NamedTuple):
-    """Fields of a `PrefillConfig`; `instruction`: rows of a matrix instruction (0: as it comes)."""
-
-    query_rows: int
-    tile: int
-    num_warps: int
-    num_stages: int
-    instruction: int = 0
-    chunk: int = 0
-
-
 # Up to so many channels. Behind an entry: registers, occupancy, KiB of local data share.
 _CDNA_DECODE = {
-    64: Decode(64, 4, 2, 3),  # 139, 3, 16
-    128: Decode(64, 4, 2, 2),  # 193, 2, 32
-    256: Decode(32, 4, 2, 2),  # 175, 2, 32
+    64: DecodeTiles(64, 4, 2, 3),  # 139, 3, 16
+    128: DecodeTiles(64, 4, 2, 2),  # 193, 2, 32
+    256: DecodeTiles(32, 4, 2, 2),  # 175, 2, 32
 }
 _CDNA_PREFILL = {
-    64: Prefill(128, 64, 4, 2, instruction=32),  # 236, 2, 16
-    128: Prefill(128, 32, 4, 2, instruction=32),  # 208, 2, 32
-    256: Prefill(64, 32, 4, 2, instruction=16),  # 224, 2, 32
+    64: PrefillTiles(128, 64, 4, 2),  # 236, 2, 16
+    128: PrefillTiles(128, 32, 4, 2),  # 208, 2, 32
+    256: PrefillTiles(64, 32, 4, 2),  # 224, 2, 32
 }
-_DECODE: dict[str, Mapping[int, Decode]] = {
+_DECODE: dict[str, Mapping[int, DecodeTiles]] = {
     "gfx90a": _CDNA_DECODE,
     "gfx942": _CDNA_DECODE,
     "gfx950": _CDNA_DECODE,
     "gfx1100": {
-        64: Decode(64, 4, 1, 4, chunk=32),  # 162, 9, 8
-        128: Decode(32, 4, 2, 4, chunk=64),  # 193, 7, 8
-        256: Decode(16, 4, 1, 4, chunk=64),  # 180, 8, 8
+        64: DecodeTiles(64, 4, 1, 4, chunk=32),  # 162, 9, 8
+        128: DecodeTiles(32, 4, 2, 4, chunk=64),  # 193, 7, 8
+        256: DecodeTiles(16, 4, 1, 4, chunk=64),  # 180, 8, 8
     },
     "gfx1201": {
-        64: Decode(64, 4, 1, 4),  # 188, 8, 8
-        128: Decode(32, 4, 2, 4),  # 194, 7, 8
-        256: Decode(16, 4, 2, 4),  # 225, 6, 16
+        64: DecodeTiles(64, 4, 1, 4),  # 188, 8, 8
+        128: DecodeTiles(32, 4, 2, 4),  # 194, 7, 8
+        256: DecodeTiles(16, 4, 2, 4),  # 225, 6, 16
     },
 }
-_PREFILL: dict[str, Mapping[int, Prefill]] = {
+_PREFILL: dict[str, Mapping[int, PrefillTiles]] = {
     "gfx90a": _CDNA_PREFILL,
     "gfx942": _CDNA_PREFILL,
     "gfx950": _CDNA_PREFILL,
     "gfx1100": {
-        64: Prefill(128, 32, 8, 1, chunk=32),  # 152, 9, 8
-        128: Prefill(64, 32, 8, 1, chunk=64),  # 180, 8, 8
-        256: Prefill(64, 32, 8, 1, chunk=64),  # 225, 6, 16
+        64: PrefillTiles(128, 32, 8, 1, chunk=32),  # 152, 9, 8
+        128: PrefillTiles(64, 32, 8, 1, chunk=64),  # 180, 8, 8
+        256: PrefillTiles(64, 32, 8, 1, chunk=64),  # 225, 6, 16
     },
     "gfx1201": {
-        64: Prefill(128, 32, 8, 2),  # 147, 9, 16
-        128: Prefill(128, 32, 8, 2),
-        256: Prefill(64, 32, 8, 1),
+        64: PrefillTiles(128, 32, 8, 2),  # 147, 9, 16
+        128: PrefillTiles(128, 32, 8, 2),
+        256: PrefillTiles(64, 32, 8, 1),
     },
 }
 
+_MFMA_ROWS = {64: 32, 128: 32, 256: 16}
+"""Of a matrix instruction in a prefill on CDNA, up to so many channels."""
+
 # MFMA multiplies float32 exactly; RDNA has no matrix instruction for it.
-_FLOAT32_DECODE: dict[Family, Mapping[int, Decode]] = {
-    Family.CDNA: {128: Decode(32, 4, 2, 2), 256: Decode(16, 4, 1, 2)},
+_FLOAT32_DECODE: dict[Family, Mapping[int, DecodeTiles]] = {
+    Family.CDNA: {128: DecodeTiles(32, 4, 2, 2), 256: DecodeTiles(16, 4, 1, 2)},
     Family.RDNA: {
-        64: Decode(16, 8, 1, 2, chunk=16),
-        128: Decode(32, 4, 1, 2, chunk=16),
-        256: Decode(16, 8, 1, 2, chunk=16),
+        64: DecodeTiles(16, 8, 1, 2, chunk=16),
+        128: DecodeTiles(32, 4, 1, 2, chunk=16),
+        256: DecodeTiles(16, 8, 1, 2, chunk=16),
     },
 }
-_FLOAT32_PREFILL: dict[Family, Mapping[int, Prefill]] = {
-    Family.CDNA: {128: Prefill(64, 32, 4, 1), 256: Prefill(32, 16, 4, 1)},
+_FLOAT32_PREFILL: dict[Family, Mapping[int, PrefillTiles]] = {
+    Family.CDNA: {128: PrefillTiles(64, 32, 4, 1), 256: PrefillTiles(32, 16, 4, 1)},
     Family.RDNA: {
-        64: Prefill(32, 16, 8, 1, chunk=32),
-        128: Prefill(32, 16, 4, 1, chunk=16),
-        256: Prefill(32, 16, 8, 1, chunk=16),
+        64: PrefillTiles(32, 16, 8, 1, chunk=32),
+        128: PrefillTiles(32, 16, 4, 1, chunk=16),
+        256: PrefillTiles(32, 16, 8, 1, chunk=16),
     },
 }
 
@@ -146,23 +126,15 @@ class RocmTuning(TritonTuning):
         del kv_dtype
         whole = dtype == torch.float32
         table = _FLOAT32_DECODE[self.chip.family] if whole else _DECODE[self.chip.name]
-        return DecodeConfig(
-            **up_to(table, head_dim)._asdict(), combine_numbers=2048, options=self._options()
-        )
+        return up_to(table, head_dim).config(self._arguments(), combine_numbers=2048)
 
     def prefill_config(self, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
         """By channels."""
         whole = dtype == torch.float32
         table = _FLOAT32_PREFILL[self.chip.family] if whole else _PREFILL[self.chip.name]
-        entry = up_to(table, head_dim)
-        return PrefillConfig(
-            query_rows=max(entry.query_rows, triton.next_power_of_2(group)),
-            tile=entry.tile,
-            num_warps=entry.num_warps,
-            num_stages=entry.num_stages,
-            chunk=entry.chunk,
-            options=self._options(entry.instruction),
-        )
+        by_choice = not whole and self.chip.family is Family.CDNA
+        rows = up_to(_MFMA_ROWS, head_dim) if by_choice else 0
+        return up_to(table, head_dim).config(group, self._arguments(rows))
 
     def quantized_tiles(self, quantization: Quantization) -> Sequence[QuantizedTile]:
         """Smaller ones on RDNA."""
@@ -170,6 +142,9 @@ class RocmTuning(TritonTuning):
             return _RDNA_QUANTIZED
         return super().quantized_tiles(quantization)
 
-    def _options(self, instruction: int = 0) -> Options:
-        kpack: Options = (("kpack", 2),) if self.chip.kpack else ()
-        return (*kpack, ("matrix_instr_nonkdim", instruction)) if instruction else kpack
+    def _arguments(self, mfma_rows: int = 0) -> LaunchArguments:
+        """Of attention; without `mfma_rows` Triton chooses the matrix instruction."""
+        options: tuple[tuple[str, Any], ...] = (("kpack", 2),) if self.chip.kpack else ()
+        if mfma_rows:
+            options += (("matrix_instr_nonkdim", mfma_rows),)
+        return {"options": options}

@@ -14,57 +14,34 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import torch
-import triton
 
+from windlass.backend.triton.attention_tiles import DecodeTiles, PrefillTiles
 from windlass.backend.triton.launch_arguments import LaunchArguments
 from windlass.backend.triton.tuning import TritonTuning, up_to
 from windlass.kernels.triton.decode_plan import DecodeConfig
 from windlass.kernels.triton.paged_prefill import PrefillConfig
 from windlass_xpu.chips import Family
 
-Options = tuple[tuple[str, Any], ...]
-
 _LANES = {Family.XE_LP: 16, Family.XE_HPG: 16, Family.XE_HPC: 32, Family.XE2: 32}
 """Of kernels without products: so many that a lane has room for 64 numbers of 32 bits."""
 
-
-class Decode(NamedTuple):
-    """Fields of a `DecodeConfig`. The 16 rows of a decode are two sub-groups' work."""
-
-    tile: int
-    num_warps: int
-    num_stages: int
-    programs_per_unit: int
-    chunk: int = 0
-
-
-class Prefill(NamedTuple):
-    """Fields of a `PrefillConfig`."""
-
-    query_rows: int
-    tile: int
-    num_warps: int
-    num_stages: int
-    chunk: int = 0
-
-
-# With matrix units, up to so many channels. Stages are how far ahead tiles are prefetched.
-_DECODE: Mapping[int, Decode] = {
-    64: Decode(64, 2, 2, 8),
-    128: Decode(32, 2, 2, 8),
-    256: Decode(16, 2, 2, 8),
+# With matrix units, up to so many channels. Stages are how far ahead tiles are prefetched; the 16
+# rows of a decode are two sub-groups' work.
+_DECODE: Mapping[int, DecodeTiles] = {
+    64: DecodeTiles(64, 2, 2, 8),
+    128: DecodeTiles(32, 2, 2, 8),
+    256: DecodeTiles(16, 2, 2, 8),
 }
-_PREFILL: Mapping[int, Prefill] = {
-    64: Prefill(128, 64, 16, 3),
-    128: Prefill(128, 32, 16, 3),
-    256: Prefill(128, 16, 16, 2, chunk=64),
+_PREFILL: Mapping[int, PrefillTiles] = {
+    64: PrefillTiles(128, 64, 16, 3),
+    128: PrefillTiles(128, 32, 16, 3),
+    256: PrefillTiles(128, 16, 16, 2, chunk=64),
 }
 # Without, and for float32, which matrix units would round: few numbers a lane.
-_PLAIN_DECODE: Mapping[int, Decode] = {256: Decode(16, 8, 1, 4, chunk=16)}
-_PLAIN_PREFILL: Mapping[int, Prefill] = {256: Prefill(32, 16, 8, 1, chunk=16)}
+_PLAIN_DECODE: Mapping[int, DecodeTiles] = {256: DecodeTiles(16, 8, 1, 4, chunk=16)}
+_PLAIN_PREFILL: Mapping[int, PrefillTiles] = {256: PrefillTiles(32, 16, 8, 1, chunk=16)}
 
 
 class XpuTuning(TritonTuning):
@@ -88,22 +65,20 @@ class XpuTuning(TritonTuning):
         """By channels."""
         del kv_dtype
         table = _DECODE if self._multiplies(dtype) else _PLAIN_DECODE
-        entry = up_to(table, head_dim)
-        return DecodeConfig(**entry._asdict(), options=self._attention_options())
+        return up_to(table, head_dim).config(self._attention_arguments())
 
     def prefill_config(self, head_dim: int, dtype: torch.dtype, group: int) -> PrefillConfig:
         """By channels."""
         table = _PREFILL if self._multiplies(dtype) else _PLAIN_PREFILL
-        entry = up_to(table, head_dim)
-        rows = max(entry.query_rows, triton.next_power_of_2(group))
-        fields = entry._asdict() | {"query_rows": rows}
-        return PrefillConfig(**fields, options=self._attention_options())
+        return up_to(table, head_dim).config(group, self._attention_arguments())
 
     def _multiplies(self, dtype: torch.dtype) -> bool:
         """Whether Triton multiplies `dtype` with this family's matrix units."""
         return dtype != torch.float32 and self.family in (Family.XE_HPC, Family.XE2)
 
-    def _attention_options(self) -> Options:
+    def _attention_arguments(self) -> LaunchArguments:
         """Twice the registers for half the sub-groups, where the chip has that."""
-        large: Options = () if self.family is Family.XE_LP else (("grf_mode", "256"),)
-        return (*self.launch_arguments().get("options", ()), *large)
+        options = self.launch_arguments().get("options", ())
+        if self.family is not Family.XE_LP:
+            options += (("grf_mode", "256"),)
+        return {"options": options}
