@@ -1,8 +1,6 @@
-"""Every kernel compiles for AMD's chips: nothing spills, matrix instructions are the family's."""
+"""What is wrong with a kernel is told, and a chip converts its own fp8 alone."""
 
 from __future__ import annotations
-
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,51 +8,8 @@ from windlass.testing.offline import CompiledKernel, compile_kernels, compile_of
 
 pytest.importorskip("triton.backends.amd")
 
-from windlass_rocm.arch import architecture_of
 from windlass_rocm.kernel_specs import OFFLINE
 from windlass_rocm.plugin import SPEC
-
-ARCHITECTURES = ("gfx942", "gfx1100")
-"""One of each family; the others are slow together."""
-
-
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, list[CompiledKernel]]:
-    """All kernels in one of their uses, by architecture; two processes at a time."""
-
-    def compiled_for(arch: str) -> list[CompiledKernel]:
-        return compile_kernels(SPEC.offline, arch, specs="representative_specs")
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(ARCHITECTURES, pool.map(compiled_for, ARCHITECTURES), strict=True))
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_kernels_are_as_they_should_be(
-    compiled: dict[str, list[CompiledKernel]], arch: str
-) -> None:
-    """They compile, nothing spills, wavefronts and matrix instructions are the family's."""
-    assert len(compiled[arch]) > 20
-    problems = {kernel.name: OFFLINE.problems(kernel, arch) for kernel in compiled[arch]}
-    assert {name: found for name, found in problems.items() if found} == {}
-    chip = architecture_of(arch)
-    for kernel in compiled[arch]:
-        assert kernel.facts["registers"] > 0
-        assert kernel.facts["lanes"] == chip.lanes
-    expected = [kernel for kernel in compiled[arch] if kernel.expects]
-    assert len(expected) >= 4
-    assert all(chip.matrix_instruction in kernel.expects for kernel in expected)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("arch", OFFLINE.architectures)
-def test_every_use_is_as_it_should_be(arch: str) -> None:
-    problems = {
-        kernel.name: OFFLINE.problems(kernel, arch)
-        for kernel in compile_kernels(SPEC.offline, arch, timeout=1200)
-    }
-    assert {name: found for name, found in problems.items() if found} == {}
 
 
 def test_problems_are_told() -> None:
