@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from windlass.async_engine import AsyncEngine
     from windlass.config import EngineConfig
     from windlass.llm import LLM
-    from windlass.request import CompletionOutput, RequestOutput, SamplingParams
+    from windlass.request import CompletionOutput, RequestOutput, SamplingParams, StructuredOutputs
 
 _MODULES = {
     "AsyncEngine": "windlass.async_engine",
@@ -23,6 +23,7 @@ _MODULES = {
     "LLM": "windlass.llm",
     "RequestOutput": "windlass.request",
     "SamplingParams": "windlass.request",
+    "StructuredOutputs": "windlass.request",
 }
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "LLM",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputs",
     "__version__",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_BYTES = 1024
 MAX_LOGIT_BIAS = 4096
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_BYTES = 1024
+MAX_CHOICES = 4096
 _TEMPERATURE_EPSILON = 1e-5
 
 
@@ -34,14 +37,71 @@ def _check_range(param: str, value: float, low: float, high: float) -> None:
     _check(ok, param, value, f"between {low:g} and {high:g}")
 
 
+ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar"]
+
+
+class StructuredOutputs(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What an output must be, all of it: exactly one field is set.
+
+    `json` is a JSON Schema, as a dict or as JSON text; `json_object` asks for any JSON object;
+    `regex` must match the whole output; `choice` lists the possible outputs; `grammar` is a Lark
+    grammar as llguidance reads it, or EBNF in the GBNF dialect (`root ::= ...`).
+
+    Raises:
+        RequestError: none or several are set, or `choice` is empty or too long.
+    """
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool = False
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        kinds = self._kinds()
+        if len(kinds) != 1:
+            found = f"not {' and '.join(kinds)}" if kinds else "and none is set"
+            raise RequestError(
+                "structured_outputs must set exactly one of json, json_object, regex, choice and "
+                f"grammar, {found}.",
+                param="structured_outputs",
+            )
+        if self.choice is not None:
+            allowed = f"from 1 to {MAX_CHOICES} texts"
+            count = len(self.choice)
+            _check(1 <= count <= MAX_CHOICES, "structured_outputs", count, allowed)
+
+    def _kinds(self) -> list[ConstraintKind]:
+        given: list[tuple[ConstraintKind, bool]] = [
+            ("json", self.json is not None),
+            ("json_object", self.json_object),
+            ("regex", self.regex is not None),
+            ("choice", self.choice is not None),
+            ("grammar", self.grammar is not None),
+        ]
+        return [kind for kind, is_set in given if is_set]
+
+    @property
+    def kind(self) -> ConstraintKind:
+        """The field that is set."""
+        return self._kinds()[0]
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the next token is chosen and when to stop.
 
-    Logits are changed in this order: `logit_bias`, penalties (repetition, then frequency and
-    presence), temperature, min_p, top_k, top_p. `temperature` 0 is greedy; `top_k` 0 or -1 is
-    off. `logprobs` counts the alternatives per output token (0: only the chosen one), taken from
-    the unchanged logits. `max_tokens=None` means the rest of the context. The same `seed` gives
-    the same tokens in any batch.
+    Logits are changed in this order: logits processors, `logit_bias`, penalties (repetition, then
+    frequency and presence), tokens that are not allowed, temperature, min_p, top_k, top_p.
+    `temperature` 0 is greedy; `top_k` 0 or -1 is off. `logprobs` counts the alternatives per
+    output token (0: only the chosen one), taken from the unchanged logits. `max_tokens=None` means
+    the rest of the context. The same `seed` gives the same tokens in any batch.
+
+    `structured_outputs` says what the whole output must be; `bad_words` are texts that it must
+    not hold; `allowed_token_ids` are the only tokens it may hold. At most one of the three is set.
+    `truncate_prompt_tokens` keeps only so many of the prompt's last tokens (-1: as many as leave
+    room for one token). `extra_args` are the arguments of logits processors, by their names.
 
     Raises:
         RequestError: a value is out of range; `param` names it.
@@ -67,11 +127,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     detokenize: bool = True
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputs | None = None
+    bad_words: Sequence[str] | None = None
+    allowed_token_ids: Sequence[int] | None = None
+    truncate_prompt_tokens: int | None = None
+    extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_sampling()
         self._check_lengths()
         self._check_stops()
+        self._check_constraints()
 
     def _check_sampling(self) -> None:
         _check_range("temperature", self.temperature, 0.0, 2.0)
@@ -113,6 +179,41 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             _check(ok, "stop", stop[:40], f"non-empty and at most {MAX_STOP_BYTES} bytes")
         _check(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids", "...", "at least 0")
         _check(not stops or self.detokenize, "stop", self.stop, "empty when detokenize is off")
+
+    def _check_constraints(self) -> None:
+        words, allowed = self.bad_words or (), self.allowed_token_ids
+        few = len(words) <= MAX_BAD_WORDS
+        _check(few, "bad_words", len(words), f"{MAX_BAD_WORDS} texts or fewer")
+        for word in words:
+            ok = 0 < len(word.encode("utf-8", "replace")) <= MAX_BAD_WORD_BYTES
+            _check(ok, "bad_words", word[:40], f"non-empty and at most {MAX_BAD_WORD_BYTES} bytes")
+        if allowed is not None:
+            _check(bool(allowed), "allowed_token_ids", [], "null or at least one token id")
+            _check(min(allowed) >= 0, "allowed_token_ids", min(allowed), "token ids of at least 0")
+        keep = self.truncate_prompt_tokens
+        ok = keep is None or keep == -1 or keep >= 1
+        _check(ok, "truncate_prompt_tokens", keep, "-1 (as many as fit) or at least 1")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Refuse what could leave no token to choose from, or end an output too early."""
+        constraints = {
+            "structured_outputs": self.structured_outputs is not None,
+            "allowed_token_ids": self.allowed_token_ids is not None,
+            "bad_words": bool(self.bad_words),
+        }
+        given = [name for name, is_set in constraints.items() if is_set]
+        if len(given) > 1:
+            raise RequestError(
+                f"{given[1]} cannot be combined with {given[0]}: together they may allow no token.",
+                param=given[1],
+            )
+        if self.structured_outputs is not None and self.ignore_eos:
+            raise RequestError(
+                "ignore_eos cannot be combined with structured_outputs: the output ends where it "
+                "is complete.",
+                param="ignore_eos",
+            )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

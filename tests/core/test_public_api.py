@@ -16,6 +16,7 @@ PUBLIC = {
     "LLM",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputs",
     "__version__",
 }
 
