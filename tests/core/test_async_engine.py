@@ -242,6 +242,8 @@ def test_a_generator_that_is_closed_aborts(config: EngineConfig) -> None:
             await anext(outputs)
             await outputs.aclose()
             await idle(engine)
+            await last(await engine.submit(PROMPT, FIVE))
+            assert engine.stats().generation_tokens < 2_000
 
     run(main())
 
