@@ -222,6 +222,6 @@ def test_sending_to_an_end_that_is_gone_does_not_wait_or_raise() -> None:
         client.close()
         client.send(Shutdown())
         client.close()
-        assert received == []
+        assert len(received) == 1  # what `connect` waited for
 
     asyncio.run(main())
