@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from windlass_server.errors import to_api_error
 from windlass_server.middleware import Authentication, BodyLimit, Boundary
-from windlass_server.routes import chat_completions, completions, models, operations
+from windlass_server.routes import chat_completions, completions, models, operations, page, view
 from windlass_server.state import ServerState
 
 
@@ -25,10 +25,12 @@ def create_app(state: ServerState) -> FastAPI:
     """
     app = FastAPI(title="Windlass", openapi_url=None, redirect_slashes=False)
     app.state.server = state
-    for module in (chat_completions, completions, models, operations):
-        app.include_router(module.router)
-    app.add_exception_handler(HTTPException, _http_error)
     settings = state.settings
+    for module in (chat_completions, completions, models, operations, view):
+        app.include_router(module.router)
+    if settings.ui:
+        app.include_router(page.router)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
     if settings.api_keys:
         app.add_middleware(

@@ -43,6 +43,9 @@ def _add_listen_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
     group.add_argument("--root-path", default="", help="path under which a proxy serves this")
     group.add_argument(
+        "--no-ui", dest="ui", action="store_false", help="do not serve the web page at /"
+    )
+    group.add_argument(
         "--shutdown-timeout",
         type=float,
         default=30.0,
@@ -185,6 +188,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         root_path=args.root_path,
         api_keys=tuple(args.api_key),
         public_metrics=args.public_metrics,
+        ui=args.ui,
         allowed_origins=_origins(args.allowed_origins),
         max_body_bytes=args.max_body_bytes,
         strict_params=args.strict_params,

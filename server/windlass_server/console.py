@@ -20,9 +20,11 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
     socket = f"--unix-socket {settings.uds} " if settings.uds else ""
     weights = f", {info.quantization} weights" if info.quantization else ""
+    page = settings.ui and not settings.uds
     device = f"{info.backend} ({info.device}, {info.dtype}{weights})"
     lines = [
         f"Windlass serves {name} on {device} at {address}",
+        *([f"The page for people: {address}{settings.root_path.rstrip('/')}/"] if page else []),
         "",
         "Try it:",
         f"  curl {socket}{base}/chat/completions -H 'Content-Type: application/json'{key} "

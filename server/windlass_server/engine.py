@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from windlass.config import ModelInfo
 from windlass.engine.outputs import EngineStats
+from windlass.engine.view import EngineView
 from windlass.request import RequestOutput, SamplingParams
 from windlass.text import Prompt, Tokenizer
 
@@ -45,6 +46,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the gauges and counters last reported."""
+        ...
+
+    async def view(self) -> EngineView:
+        """Return what stands where in the engine; raises EngineDeadError."""
         ...
 
     def check_health(self) -> None:

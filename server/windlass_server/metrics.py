@@ -128,6 +128,14 @@ class ServerMetrics:
         prompt, generation = (self.registry.get_sample_value(name, labels) for name in names)
         return prompt or 0.0, generation or 0.0
 
+    def sum_and_count(self, histogram: str) -> tuple[float, float]:
+        """Return the sum and the number of a histogram's observations since start."""
+        labels = dict(zip(LABELS, self._label_values, strict=True))
+        total, count = (
+            self.registry.get_sample_value(histogram + part, labels) for part in ("_sum", "_count")
+        )
+        return total or 0.0, count or 0.0
+
     def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count one HTTP exchange; `handler` is a route template."""
         known = method if method in METHODS else "OTHER"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from windlass.errors import ConfigError
+from windlass_server import page
 
 MIB = 1024 * 1024
 
@@ -14,11 +15,11 @@ MIB = 1024 * 1024
 class ServerSettings:
     """How the server listens, whom it lets in and how long it waits.
 
-    `served_model_names` are the names that clients may ask for, the first is reported back.
-    Without `api_keys` everyone is let in. Durations are in seconds, sizes in bytes. A request may
-    have `max_messages` messages (or items) and `max_tools` tools, whose JSON has at most
-    `max_tool_bytes`; rendering them takes at most `template_timeout`. Of the Responses API at
-    most `max_stored_responses` are kept, `max_stored_response_bytes` together, each for
+    `served_model_names` are the names that clients may ask for, the first is reported back. Without
+    `api_keys` everyone is let in. `ui` serves the page at `/`. Durations are in seconds, sizes in
+    bytes. A request may have `max_messages` messages (or items) and `max_tools` tools, whose JSON
+    has at most `max_tool_bytes`; rendering them takes at most `template_timeout`. Of the Responses
+    API at most `max_stored_responses` are kept, `max_stored_response_bytes` together, each for
     `response_ttl`; `max_background_responses` run at a time.
     """
 
@@ -29,6 +30,7 @@ class ServerSettings:
     root_path: str = ""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     public_metrics: bool = False
+    ui: bool = True
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MIB
     strict_params: bool = False
@@ -82,4 +84,6 @@ class ServerSettings:
         open_paths = ["/health", "/ready", "/ping"]
         if self.public_metrics:
             open_paths += ["/metrics", "/version"]
+        if self.ui:
+            open_paths += page.paths()
         return frozenset(self.root_path.rstrip("/") + path for path in open_paths)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from windlass.errors import EngineDeadError
 from windlass_server.engine import Engine
+from windlass_server.engine_view import ViewCache
 from windlass_server.errors import ApiError, model_not_found, shutting_down, unavailable
 from windlass_server.metrics import ServerMetrics
 from windlass_server.settings import ServerSettings
@@ -25,6 +26,7 @@ class ServerState:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.metrics = ServerMetrics(settings.model_name)
+        self.views = ViewCache(settings, self.metrics)
         self.created = int(time.time())
         self.draining = False
         self.stopping = asyncio.Event()

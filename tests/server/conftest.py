@@ -13,6 +13,7 @@ import pytest
 from windlass import demo_model
 from windlass.config import ModelInfo
 from windlass.engine.outputs import EngineStats, SequenceOutput
+from windlass.engine.view import EngineView, SequenceView
 from windlass.errors import EngineDeadError, QueueFullError, WindlassError
 from windlass.request import Logprob, Request, SamplingParams, TokenLogprobs
 from windlass.request_stream import Inbox, RequestStream
@@ -64,6 +65,7 @@ class FakeEngine:
         self.dead: EngineDeadError | None = None
         self.was_shut_down = False
         self.restarts = 0
+        self.looks = 0
         self._stats = EngineStats(num_blocks=64, num_free_blocks=64)
         self._inputs = InputProcessor(self.info, tokenizer)
         self._outputs = OutputProcessor(tokenizer)
@@ -153,6 +155,35 @@ class FakeEngine:
         """Return gauges and counters."""
         self._stats.num_running = len(self.running)
         return self._stats
+
+    async def view(self) -> EngineView:
+        """Show a sequence per running request, each in a block of its own."""
+        if self.dead is not None:
+            raise self.dead
+        self.looks += 1
+        sequences = [
+            SequenceView(
+                request_id=name,
+                state="running",
+                num_prompt_tokens=3,
+                num_output_tokens=1,
+                num_computed_tokens=4,
+                num_cached_tokens=0,
+                num_preemptions=0,
+                age=0.5,
+                num_blocks=1,
+                block_ids=[block],
+            )
+            for block, name in enumerate(self.running, 1)
+        ]
+        return EngineView(
+            stats=self.stats(),
+            block_size=self.info.block_size,
+            num_cached_blocks=0,
+            blocks=[1] * len(sequences) + [0] * (63 - len(sequences)),
+            sequences=sequences,
+            sequences_left_out=0,
+        )
 
     def check_health(self) -> None:
         """Raise when dead."""

@@ -26,7 +26,7 @@ HELLO: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Hello"}],
 }
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE"]
-PUBLIC = {"/health", "/ready", "/ping"}
+PUBLIC = {"/health", "/ready", "/ping", "/"}
 EVERY_PATH = {
     *PUBLIC,
     CHAT,
@@ -35,6 +35,8 @@ EVERY_PATH = {
     "/v1/models/{model:path}",
     "/metrics",
     "/version",
+    "/windlass/view",
+    "/ui/{name}",
 }
 
 
@@ -51,7 +53,15 @@ async def test_the_app_has_exactly_the_known_routes(
 @pytest.mark.parametrize("method", METHODS)
 async def test_every_route_but_the_probes_needs_a_key(make_client: MakeClient, method: str) -> None:
     client = await make_client(api_keys=("secret", "other"))
-    odd = ["/", "/nothing", "/v1//models", "/V1/models", "/health/../v1/models", "/health/"]
+    odd = [
+        "/ui/",
+        "/ui/index.html",
+        "/nothing",
+        "/v1//models",
+        "/V1/models",
+        "/health/../v1/models",
+        "/health/",
+    ]
     for path in [*sorted(EVERY_PATH - PUBLIC), *odd]:
         response = await client.request(method, path)
         assert response.status_code == 401, path

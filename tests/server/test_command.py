@@ -42,7 +42,14 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
         *("--chat-template", str(template), "--strict-params", "--public-metrics"),
         *("--shutdown-timeout", "5", "--max-body-bytes", "100", "--access-log"),
         *("--disable-log-stats", "--log-format", "json", "--root-path", "/llm"),
-        *("--scheduling-policy", "priority", "--allowed-origins", "https://a", "https://b"),
+        *(
+            "--no-ui",
+            "--scheduling-policy",
+            "priority",
+            "--allowed-origins",
+            "https://a",
+            "https://b",
+        ),
     )
     settings = server_settings(args)
     assert (settings.host, settings.port) == ("0.0.0.0", 0)
@@ -53,6 +60,7 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
     assert settings.shutdown_timeout == 5
     assert settings.max_body_bytes == 100
     assert settings.access_log
+    assert not settings.ui
     assert not settings.log_stats
     assert settings.log_format == "json"
     assert settings.root_path == "/llm"

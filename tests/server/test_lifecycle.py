@@ -244,6 +244,8 @@ async def test_behind_a_root_path_the_same_paths_are_public(start_engine: Any) -
 
 async def test_the_ready_text_names_address_curl_and_python(engine: FakeEngine) -> None:
     text = ready_text(settings(), engine.info, "http://127.0.0.1:8123")
+    assert "The page for people: http://127.0.0.1:8123/\n" in text
+    assert "page" not in ready_text(settings(ui=False), engine.info, "http://x")
     assert "curl http://127.0.0.1:8123/v1/chat/completions" in text
     assert 'OpenAI(base_url="http://127.0.0.1:8123/v1", api_key="none")' in text
     rounded = msgspec.structs.replace(engine.info, quantization="int8")
