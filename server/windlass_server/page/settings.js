@@ -6,7 +6,7 @@ const fields = [...document.querySelectorAll("[data-param]")];
 
 /** Return what the fields hold, as text by parameter; empty ones are left out. */
 export function fieldTexts() {
-  const filled = fields.filter((field) => field.value.trim() !== "" || !field.validity.valid);
+  const filled = fields.filter((field) => field.value.trim() !== "");
   return Object.fromEntries(filled.map((field) => [field.dataset.param, field.value]));
 }
 
@@ -40,7 +40,9 @@ export function requestParams({ chat }) {
 function checkField(field, params) {
   const name = labelOf(field);
   const text = field.value.trim();
-  if (!field.validity.valid) return `${name}: ${field.validationMessage}`;
+  // A step is what the arrow keys do: values between the steps are good ones.
+  const { badInput, rangeOverflow, rangeUnderflow } = field.validity;
+  if (badInput || rangeOverflow || rangeUnderflow) return `${name}: ${field.validationMessage}`;
   if (text === "") return "";
   try {
     params[field.dataset.param] = parse(field, text);
