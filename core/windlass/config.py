@@ -129,14 +129,41 @@ class BackendConfig(_Config, frozen=True):
         _require(self.device_index >= 0, "device_index", self.device_index, "at least 0")
 
 
+class StructuredOutputConfig(_Config, frozen=True):
+    """The bounds of what an output can be constrained by.
+
+    A schema, regular expression or grammar has at most `max_bytes` bytes of UTF-8, a schema at most
+    `max_depth` schemas inside each other. It is compiled beside the engine by one of `num_workers`
+    processes, in `cpu_seconds` of processor time and `memory_bytes` of memory. `cache_bytes` bounds
+    the results that are remembered.
+    """
+
+    max_bytes: int = 1 << 20
+    max_depth: int = 64
+    cpu_seconds: float = 5.0
+    memory_bytes: int = 512 << 20
+    num_workers: int = 2
+    cache_bytes: int = 32 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "memory_bytes", "num_workers"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(1 <= self.max_depth <= 256, "max_depth", self.max_depth, "from 1 to 256")
+        _require(self.cpu_seconds > 0, "cpu_seconds", self.cpu_seconds, "above 0")
+        _require(self.cache_bytes >= 0, "cache_bytes", self.cache_bytes, "at least 0")
+
+
 class EngineConfig(_Config, frozen=True):
     """All settings of one engine. `step_timeout` is in seconds: how long a step may take before
-    the engine counts as hung (the first step may take five times as long)."""
+    the engine counts as hung (the first step may take five times as long). `logits_processors`
+    names the plugins of that kind that requests may ask for."""
 
     model: ModelConfig
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     backend: BackendConfig = BackendConfig()
+    structured_output: StructuredOutputConfig = StructuredOutputConfig()
+    logits_processors: tuple[str, ...] = ()
     step_timeout: float = 60.0
 
     def __post_init__(self) -> None:
@@ -161,7 +188,8 @@ class ModelInfo(_Config, frozen=True):
     `kv_cache_dtype` is "auto" for a cache in the model's `dtype`, else "int8" or "fp8".
     Sizes in tokens (`max_model_len`, `block_size`), blocks (`num_blocks`), bytes (`weight_bytes`,
     `kv_cache_bytes`), seconds (`load_seconds`). `dtype` is that of activations, and of weights
-    unless `quantization` says otherwise.
+    unless `quantization` says otherwise. `structured_outputs` says whether the runner can restrict
+    the tokens of a request, `logits_processors` which plugins of that kind it has loaded.
     """
 
     model: str
@@ -182,3 +210,5 @@ class ModelInfo(_Config, frozen=True):
     eos_token_ids: tuple[int, ...] = ()
     kv_cache_dtype: str = "auto"
     quantization: Quantization | None = None
+    structured_outputs: bool = False
+    logits_processors: tuple[str, ...] = ()

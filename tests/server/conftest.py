@@ -51,6 +51,7 @@ class FakeEngine:
             weight_bytes=4,
             kv_cache_bytes=1024,
             load_seconds=0.0,
+            structured_outputs=True,
         )
         self.tokenizer = tokenizer
         self.default_sampling: dict[str, Any] = {"temperature": 0.7}

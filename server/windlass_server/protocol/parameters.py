@@ -29,25 +29,16 @@ _WITHOUT_INFLUENCE = frozenset(
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": _NOTHING,
-    "bad_words": _NOTHING,
     "chat_template": _NOTHING,
     "documents": _NOTHING,
-    "guided_choice": _NOTHING,
-    "guided_grammar": _NOTHING,
-    "guided_json": _NOTHING,
-    "guided_regex": _NOTHING,
     "length_penalty": (None, 1, 1.0),
     "logits_processors": _NOTHING,
     "min_completion_tokens": _NOTHING,
     "prompt_embeds": _NOTHING,
-    "response_format": (*_NOTHING, {"type": "text"}),
     "return_token_ids": _NOTHING,
     "return_tokens_as_token_ids": _NOTHING,
     "service_tier": (None, "auto", "default"),
-    "structured_outputs": _NOTHING,
     "thinking_token_budget": _NOTHING,
-    "truncate_prompt_tokens": _NOTHING,
     "use_beam_search": _NOTHING,
     "verbosity": (None, "medium"),
 }

@@ -10,6 +10,7 @@ from windlass.errors import RequestError
 from windlass.request import SamplingParams
 from windlass_server.errors import invalid_request
 from windlass_server.protocol.fields import FIRST_FAULT, Body, Integer, StringOrStrings
+from windlass_server.protocol.structured_output import ConstraintFields, structured_outputs
 
 MAX_CACHE_SALT = 1024
 
@@ -29,6 +30,9 @@ _SAME_NAME = (
     "prompt_logprobs",
     "skip_special_tokens",
     "include_stop_str_in_output",
+    "bad_words",
+    "allowed_token_ids",
+    "truncate_prompt_tokens",
 )
 
 
@@ -40,7 +44,7 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(Body):
+class SamplingFields(ConstraintFields):
     """What every generating request may carry; null means the default.
 
     Beyond OpenAI's fields these are vLLM's, under vLLM's names.
@@ -65,6 +69,11 @@ class SamplingFields(Body):
     logit_bias: dict[str, float] | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    bad_words: Annotated[list[str], FIRST_FAULT] | None = None
+    allowed_token_ids: Annotated[list[Integer], FIRST_FAULT] | None = None
+    truncate_prompt_tokens: Integer | None = None
+    extra_args: dict[str, Any] | None = None
+    vllm_xargs: dict[str, Any] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Integer | None = None
@@ -92,6 +101,8 @@ class SamplingFields(Body):
         chosen = {name: getattr(self, name) for name in _SAME_NAME}
         chosen["stop_token_ids"] = tuple(self.stop_token_ids) if self.stop_token_ids else None
         chosen["logit_bias"] = _token_biases(self.logit_bias)
+        chosen["structured_outputs"] = structured_outputs(self)
+        chosen["extra_args"] = {**(self.vllm_xargs or {}), **(self.extra_args or {})} or None
         given = {name: value for name, value in chosen.items() if value is not None}
         try:
             return SamplingParams(**{**defaults, **given, **overrides})

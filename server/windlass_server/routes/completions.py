@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from windlass.errors import RequestError
 from windlass.request import CompletionOutput, RequestOutput, SamplingParams
 from windlass.text import Prompt, TokensPrompt
 from windlass_server.engine import Engine
@@ -26,6 +27,7 @@ from windlass_server.protocol.completions import (
     CompletionRequest,
 )
 from windlass_server.protocol.parameters import COMPLETION_UNSUPPORTED
+from windlass_server.protocol.structured_output import name_constraint
 from windlass_server.routes.request import accept, server_state, whole_answer
 from windlass_server.streaming import EventStream, event
 
@@ -41,15 +43,18 @@ async def create_completion(request: Request) -> Response:
     state = server_state(request)
     sampling = _sampling(body, engine)
     prompts = _prompts(body, engine, sampling.n)
-    generation = await Generation.start(
-        state,
-        engine,
-        prompts,
-        sampling,
-        priority=body.priority or 0,
-        cache_salt=body.cache_salt or "",
-        count_max=body.max_tokens is not None,
-    )
+    try:
+        generation = await Generation.start(
+            state,
+            engine,
+            prompts,
+            sampling,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt or "",
+            count_max=body.max_tokens is not None,
+        )
+    except RequestError as exc:
+        raise name_constraint(exc, body) from None
     answer = _CompletionAnswer(body, engine, generation, len(prompts))
     if body.stream:
         return EventStream(state, answer.events(), headers)
