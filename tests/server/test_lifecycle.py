@@ -239,6 +239,8 @@ async def test_a_unix_socket_serves_its_owner_only_and_is_removed(
 async def test_behind_a_root_path_the_same_paths_are_public(start_engine: Any) -> None:
     async with Running(start_engine, root_path="/llm", api_keys=("key",)) as server:
         assert (await server.client.get("/health")).status_code == 200
+        assert (await server.client.get("/")).status_code == 200
+        assert (await server.client.get("/ui/app.js")).status_code == 200
         assert (await server.client.get("/v1/models")).status_code == 401
 
 

@@ -80,6 +80,7 @@ function useKey(key) {
   setApiKey(key.trim());
   dialog.close();
   notice("");
+  engine.resume();
   loadModels();
 }
 

@@ -2,7 +2,7 @@
 
 import { byId } from "./dom.js";
 
-const HUES = [205, 25, 145, 280, 50, 340, 175, 95, 250, 5, 120, 310];
+const HUES = [205, 28, 145, 275, 50, 330, 180, 5, 240, 85, 300, 110];
 const LARGEST = 26;
 const SMALLEST = 7;
 const TALLEST = 420;

@@ -35,6 +35,7 @@ export class Chat {
     byId("import").addEventListener("click", () => byId("import-file").click());
     byId("import-file").addEventListener("change", (event) => this.#import(event.target));
     onSettingsChange(() => this.#settingsChanged());
+    addEventListener("pagehide", () => this.#keep(this.#conversation));
     this.#open(store.load()[0] ?? this.#conversation);
   }
 

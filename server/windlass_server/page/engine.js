@@ -53,6 +53,11 @@ export class EngineTab {
     for (const chart of Object.values(this.charts)) chart.clear();
   }
 
+  /** Go on after a pause. */
+  resume() {
+    this.#pause(false);
+  }
+
   #pause(paused) {
     this.#paused = paused;
     byId("pause").setAttribute("aria-pressed", String(paused));
@@ -67,7 +72,7 @@ export class EngineTab {
     } catch (error) {
       byId("engine-error").textContent = error.status === undefined ? "The engine does not answer." : error.message;
       byId("engine-error").hidden = false;
-      // A key that is missing or wrong is asked for once, not every second.
+      // A key that is missing or wrong is asked for once, not every second; the next one resumes.
       if (error.status === 401 || error.status === 403) this.#pause(true);
     }
   }

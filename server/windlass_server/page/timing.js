@@ -1,5 +1,7 @@
 // How long an answer takes, as the reader of a stream sees it.
 
+const SHORTEST = 0.005;
+
 /** Measures one streamed answer. */
 export class Timing {
   #started = performance.now();
@@ -25,7 +27,8 @@ export class Timing {
       tokens,
       promptTokens: this.usage?.prompt_tokens ?? null,
       cachedTokens: this.usage?.prompt_tokens_details?.cached_tokens ?? null,
-      rate: tokens > 1 && decode > 0 ? (tokens - 1) / decode : null,
+      // What arrives at once tells nothing about the pace.
+      rate: tokens > 1 && decode > SHORTEST ? (tokens - 1) / decode : null,
     };
   }
 }

@@ -137,6 +137,16 @@ def test_an_answer_that_is_cut_off_says_so(visit: Visit) -> None:
     expect(answer.locator(".error")).to_contain_text("ended before the answer did")
 
 
+def test_what_was_answered_so_far_survives_a_reload(visit: Visit) -> None:
+    visit.page.route("**/v1/chat/completions", make_long)
+    visit.page.get_by_label("Message", exact=True).fill("Tell me a story.")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator(".message.busy .content")).not_to_be_empty()
+    visit.page.reload()
+    expect(visit.page.locator(".message")).to_have_count(2)
+    expect(visit.page.locator(".message.assistant .content")).not_to_be_empty()
+
+
 def test_an_answer_is_made_again_and_a_question_is_edited(visit: Visit) -> None:
     visit.answer_with({"content": "first"})
     visit.ask("One")

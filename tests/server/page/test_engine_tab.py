@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.server.page.conftest import Visit
+    from tests.server.page.conftest import MakeVisit, Visit
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -98,6 +98,21 @@ def test_charts_follow_and_say_their_numbers(visit: Visit) -> None:
         expect(picture).to_be_visible()
     expect(chart(visit, "Running requests")).to_have_text("0", timeout=15_000)
     expect(visit.page.locator("#requests-summary")).to_have_text("none now")
+
+
+def test_a_key_that_is_refused_is_asked_for_once_and_the_next_one_goes_on(
+    visit_with: MakeVisit,
+) -> None:
+    visit = visit_with(key="")
+    dialog = visit.page.get_by_role("dialog", name="API key")
+    dialog.get_by_role("button", name="Cancel").click()
+    open_tab(visit)
+    expect(visit.page.locator("#engine-error")).to_contain_text("API key")
+    expect(visit.page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+    dialog.get_by_label("Key").fill("page-key")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator("#engine-device")).to_contain_text("demo on cpu")
+    expect(visit.page.locator("#engine-error")).to_be_hidden()
 
 
 def test_nobody_looks_while_the_tab_is_not_shown_or_paused(visit: Visit) -> None:
