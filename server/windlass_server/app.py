@@ -10,7 +10,17 @@ from starlette.responses import Response
 
 from windlass_server.errors import to_api_error
 from windlass_server.middleware import Authentication, BodyLimit, Boundary
-from windlass_server.routes import chat_completions, completions, models, operations, page, view
+from windlass_server.routes import (
+    chat_completions,
+    completions,
+    messages,
+    models,
+    operations,
+    page,
+    responses,
+    tokenization,
+    view,
+)
 from windlass_server.state import ServerState
 
 
@@ -26,7 +36,8 @@ def create_app(state: ServerState) -> FastAPI:
     app = FastAPI(title="Windlass", openapi_url=None, redirect_slashes=False)
     app.state.server = state
     settings = state.settings
-    for module in (chat_completions, completions, models, operations, view):
+    generating = (chat_completions, completions, responses, messages)
+    for module in (*generating, tokenization, models, operations, view):
         app.include_router(module.router)
     if settings.ui:
         app.include_router(page.router)

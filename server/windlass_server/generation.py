@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.types import Receive
 
@@ -24,7 +24,9 @@ from windlass_server.engine import Engine, RequestStream
 from windlass_server.errors import engine_away, shutting_down
 from windlass_server.metrics import RequestTimer
 from windlass_server.protocol.usage import Usage
-from windlass_server.state import ServerState
+
+if TYPE_CHECKING:
+    from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from windlass.errors import EngineDeadError
+from windlass_server.chat.format import ChatFormat, PlainFormat
+from windlass_server.chat.render import ChatRenderer
 from windlass_server.engine import Engine
 from windlass_server.engine_view import ViewCache
 from windlass_server.errors import ApiError, model_not_found, shutting_down, unavailable
 from windlass_server.metrics import ServerMetrics
+from windlass_server.responses.background import BackgroundResponses
+from windlass_server.responses.store import ResponseStore
 from windlass_server.settings import ServerSettings
 
 
@@ -27,6 +31,14 @@ class ServerState:
         self.settings = settings
         self.metrics = ServerMetrics(settings.model_name)
         self.views = ViewCache(settings, self.metrics)
+        self.renderer = ChatRenderer(settings.chat_template, settings.template_timeout)
+        self.responses = ResponseStore(
+            settings.max_stored_responses,
+            settings.max_stored_response_bytes,
+            settings.response_ttl,
+        )
+        self.background = BackgroundResponses(self.responses, settings.max_background_responses)
+        self.chat_format: ChatFormat = PlainFormat()
         self.created = int(time.time())
         self.draining = False
         self.stopping = asyncio.Event()

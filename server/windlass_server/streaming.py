@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.responses import Response
@@ -12,7 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from windlass_server.errors import ApiError, to_api_error
 from windlass_server.generation import ClientDisconnected, until_disconnect
-from windlass_server.state import ServerState
+
+if TYPE_CHECKING:
+    from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
 

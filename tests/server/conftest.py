@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from windlass import demo_model
 from windlass.config import ModelInfo
@@ -22,6 +25,10 @@ from windlass_server.app import create_app
 from windlass_server.lifecycle import http_server, listen
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tagged_format import TaggedFormat
 
 MODEL = "fake-model"
 ANSWER = "Üben: the windlass hauls 3 ropes, 猫 and 🐈 watch. It stops by itself."
@@ -136,6 +143,18 @@ class FakeEngine:
         self._outputs.abort(request_id)
         inbox.end()
 
+    def widen(self, max_model_len: int) -> None:
+        """Give the model a longer context."""
+        self.info = replace(self.info, max_model_len=max_model_len)
+        self._inputs = InputProcessor(self.info, self.tokenizer)
+
+    async def wait_paused(self) -> None:
+        """Wait until `pause_after` has closed the gate and what came before has been read."""
+        while self.gate.is_set():
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
     def fail(self, request_id: str, error: WindlassError) -> None:
         """Let a running request end with an error."""
         task, inbox = self.running.pop(request_id)
@@ -242,6 +261,7 @@ def make_state(engine: FakeEngine) -> Callable[..., ServerState]:
         state = ServerState(ServerSettings(**settings))
         if loaded:
             state.serve(engine)
+            state.chat_format = TaggedFormat()
         return state
 
     return make

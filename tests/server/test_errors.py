@@ -100,6 +100,8 @@ async def test_a_compressed_body_is_a_415(client: httpx.AsyncClient) -> None:
 MISSING, TYPE, VALUE = "missing_required_parameter", "invalid_type", "invalid_value"
 UNSUPPORTED = "unsupported_parameter"
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "haul"}}
+
 CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": ...}, "model", MISSING),
     ({"model": 3}, "model", TYPE),
@@ -136,9 +138,27 @@ CHAT_FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True, "top_logprobs": -1}, "top_logprobs", VALUE),
     ({"top_logprobs": 2}, "top_logprobs", VALUE),
     ({"tools": []}, "tools", VALUE),
-    ({"tools": [{"type": "function"}]}, "tools", UNSUPPORTED),
-    ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tool_choice", UNSUPPORTED),
-    ({"tool_choice": "required"}, "tool_choice", UNSUPPORTED),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", MISSING),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", UNSUPPORTED),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", MISSING),
+    ({"tools": [{**TOOL, "function": {"name": "a b"}}]}, "tools[0].function.name", VALUE),
+    ({"tools": [TOOL, TOOL]}, "tools[1]", VALUE),
+    ({"tool_choice": "required"}, "tool_choice", VALUE),
+    ({"tools": [TOOL], "tool_choice": "some"}, "tool_choice", VALUE),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.type", UNSUPPORTED),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}},
+        "tool_choice.function.name",
+        VALUE,
+    ),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
+        "tool_choice.allowed_tools.mode",
+        VALUE,
+    ),
+    ({"thinking_token_budget": -1}, "thinking_token_budget", VALUE),
+    ({"service_tier": "gold"}, "service_tier", VALUE),
+    ({"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids", VALUE),
     ({"functions": [{"name": "f"}]}, "functions", UNSUPPORTED),
     ({"modalities": ["text", "audio"]}, "modalities", UNSUPPORTED),
     ({"audio": {"voice": "x"}}, "audio", UNSUPPORTED),
@@ -298,7 +318,7 @@ async def test_values_at_the_limit_are_accepted(
 
 
 async def test_tools_with_choice_none_are_accepted(client: httpx.AsyncClient) -> None:
-    body = {**HELLO, "tools": [{"type": "function"}], "tool_choice": "none"}
+    body = {**HELLO, "tools": [TOOL], "tool_choice": "none"}
     assert (await client.post(CHAT, json=body)).status_code == 200
 
 
@@ -344,7 +364,7 @@ async def test_an_unknown_model_is_a_404(client: httpx.AsyncClient) -> None:
         assert len(error["message"]) < 400
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/models/", "/docs", "/health/"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/nothing", "/v1/models/", "/docs", "/health/"])
 async def test_an_unknown_url_is_a_404(client: httpx.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == 404

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from windlass.request import SamplingParams
-
-if TYPE_CHECKING:
-    from windlass.request import StructuredOutputs
 
 ToolMode = Literal["auto", "none", "required"]
 
@@ -35,9 +32,10 @@ class ChatCall:
     """One turn that a client asks for.
 
     `messages` and `tools` are as templates see them: OpenAI's chat shape, arguments of earlier
-    calls as objects, content as text. `response_format` binds the content, `thinking_budget` the
-    reasoning (tokens). `template_kwargs` are variables of the template; `chat_template` replaces
-    the template for this call. `count_max` says that the client itself set `max_tokens`.
+    calls as objects, content as text. `sampling.structured_outputs` binds the content and came
+    from the field `constraint_param`; `thinking_budget` bounds the reasoning (tokens).
+    `template_kwargs` are variables of the template; `chat_template` replaces the template for
+    this call. `count_max` says that the client itself set `max_tokens`.
     """
 
     messages: list[dict[str, Any]]
@@ -45,7 +43,7 @@ class ChatCall:
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
-    response_format: StructuredOutputs | None = None
+    constraint_param: str | None = None
     thinking_budget: int | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None

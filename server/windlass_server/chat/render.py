@@ -116,4 +116,3 @@ class ChatRenderer:
         """End the threads and the process."""
         self._process.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-

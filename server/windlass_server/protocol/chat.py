@@ -11,6 +11,7 @@ from pydantic import Field, Tag
 from windlass_server.body import UNION_TAG
 from windlass_server.protocol.fields import FIRST_FAULT, TEXT, Body, Integer, string_or
 from windlass_server.protocol.sampling import SamplingFields
+from windlass_server.protocol.tools import ChatTool
 from windlass_server.protocol.usage import Usage
 
 _PARTS = UNION_TAG + "parts"
@@ -31,16 +32,33 @@ Content = Annotated[
 ]
 
 
+class CalledFunction(Body):
+    """What an earlier turn called; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(Body):
+    """A tool call of an earlier turn."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(Body):
-    """One turn of the conversation."""
+    """One turn of the conversation; `reasoning` and `reasoning_content` are the same thing."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
+    reasoning: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[MessageToolCall], FIRST_FAULT] | None = None
     tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
 
 
 class ChatCompletionRequest(SamplingFields):
@@ -50,12 +68,16 @@ class ChatCompletionRequest(SamplingFields):
     max_completion_tokens: Integer | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Integer, Field(ge=0, le=_MAX_CHOICES)] | None = None
-    tools: list[Any] | None = None
+    tools: Annotated[list[ChatTool], FIRST_FAULT] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    thinking_token_budget: Annotated[Integer, Field(ge=0)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
 
 class TopLogprob(msgspec.Struct):
@@ -85,12 +107,30 @@ class ChoiceLogprobs(msgspec.Struct):
 PromptLogprobs: TypeAlias = list[dict[int, Any] | None]
 
 
+class FunctionCall(msgspec.Struct):
+    """The function that is called, or the part of it that is new."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ResponseToolCall(msgspec.Struct):
+    """A call of a whole answer."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
 class ResponseMessage(msgspec.Struct):
-    """The answer."""
+    """The answer; its reasoning stands there under both names that clients know."""
 
     content: str | None
     role: str = "assistant"
     refusal: str | None = None
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ResponseToolCall] | UnsetType = UNSET
 
 
 class Choice(msgspec.Struct):
@@ -100,6 +140,7 @@ class Choice(msgspec.Struct):
     message: ResponseMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: str
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct):
@@ -111,7 +152,18 @@ class ChatCompletion(msgspec.Struct):
     choices: list[Choice]
     usage: Usage
     object: str = "chat.completion"
+    service_tier: str | UnsetType = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct):
+    """What is new in a call: id, type and name come once, the arguments in pieces."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionCall | UnsetType = UNSET
 
 
 class Delta(msgspec.Struct):
@@ -119,6 +171,9 @@ class Delta(msgspec.Struct):
 
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct):
@@ -126,8 +181,9 @@ class ChunkChoice(msgspec.Struct):
 
     index: int
     delta: Delta
-    logprobs: ChoiceLogprobs | None
-    finish_reason: str | None
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: str | None = None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletionChunk(msgspec.Struct):
@@ -139,3 +195,5 @@ class ChatCompletionChunk(msgspec.Struct):
     choices: list[ChunkChoice]
     usage: Usage | UnsetType | None = UNSET
     object: str = "chat.completion.chunk"
+    service_tier: str | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET

@@ -62,3 +62,9 @@ class Body(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="allow", allow_inf_nan=False, frozen=True, protected_namespaces=()
     )
+
+
+class ModelBody(Body):
+    """Base of every body that names the model it is for."""
+
+    model: str

@@ -17,7 +17,6 @@ MAX_REPORTED = 10
 _WITHOUT_INFLUENCE = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_retention",
@@ -29,16 +28,11 @@ _WITHOUT_INFLUENCE = frozenset(
 _NOTHING: tuple[Any, ...] = (None, False, [], {}, "")
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "chat_template": _NOTHING,
     "documents": _NOTHING,
     "length_penalty": (None, 1, 1.0),
     "logits_processors": _NOTHING,
     "min_completion_tokens": _NOTHING,
     "prompt_embeds": _NOTHING,
-    "return_token_ids": _NOTHING,
-    "return_tokens_as_token_ids": _NOTHING,
-    "service_tier": (None, "auto", "default"),
-    "thinking_token_budget": _NOTHING,
     "use_beam_search": _NOTHING,
     "verbosity": (None, "medium"),
 }
@@ -57,7 +51,28 @@ CHAT_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (None,),
 }
 
-COMPLETION_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {**_UNSUPPORTED, "suffix": (None,)}
+COMPLETION_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    **_UNSUPPORTED,
+    "chat_template": _NOTHING,
+    "service_tier": (None, "auto", "default"),
+    "suffix": (None,),
+    "thinking_token_budget": _NOTHING,
+    "tools": _NOTHING,
+}
+
+RESPONSES_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    **_UNSUPPORTED,
+    "conversation": _NOTHING,
+    "messages": _NOTHING,
+    "moderation": _NOTHING,
+    "prompt": _NOTHING,
+}
+
+MESSAGES_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "container": _NOTHING,
+    "mcp_servers": _NOTHING,
+    "n": (None, 1),
+}
 
 
 def _asks_for_nothing(value: object, accepted: tuple[Any, ...]) -> bool:

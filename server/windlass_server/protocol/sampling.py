@@ -9,7 +9,7 @@ from pydantic import Field
 from windlass.errors import RequestError
 from windlass.request import SamplingParams
 from windlass_server.errors import invalid_request
-from windlass_server.protocol.fields import FIRST_FAULT, Body, Integer, StringOrStrings
+from windlass_server.protocol.fields import FIRST_FAULT, Body, Integer, ModelBody, StringOrStrings
 from windlass_server.protocol.structured_output import ConstraintFields, structured_outputs
 
 MAX_CACHE_SALT = 1024
@@ -44,13 +44,12 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(ConstraintFields):
+class SamplingFields(ConstraintFields, ModelBody):
     """What every generating request may carry; null means the default.
 
     Beyond OpenAI's fields these are vLLM's, under vLLM's names.
     """
 
-    model: str
     n: Integer | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -77,6 +76,8 @@ class SamplingFields(ConstraintFields):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Integer | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_CACHE_SALT)] | None = None
     user: str | None = None
 

@@ -121,6 +121,29 @@ def _response_format(response_format: ResponseFormat) -> StructuredOutputs:
     return StructuredOutputs(json=described.schema_)
 
 
+def read_format(given: dict[str, Any] | None, param: str) -> StructuredOutputs | None:
+    """Return what a format in one object asks for: `text.format` of a response, say.
+
+    It is OpenAI's or Anthropic's: a `type`, and for a JSON schema the `schema` beside it.
+
+    Raises:
+        ApiError: 400 naming the part of `param` that is wrong.
+    """
+    match given:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return StructuredOutputs(json_object=True)
+        case {"type": "json_schema", "schema": dict(schema)}:
+            return StructuredOutputs(json=schema)
+        case {"type": "json_schema"}:
+            message = f"'{param}.schema' must be a JSON schema."
+            raise invalid_request(message, f"{param}.schema", "invalid_value")
+        case _:
+            message = f"'{param}.type' must be one of text, json_object, json_schema."
+            raise invalid_request(message, f"{param}.type", "invalid_value")
+
+
 def name_constraint(error: RequestError, body: ConstraintFields) -> RequestError:
     """Return the engine's refusal of a constraint under the name that the client used."""
     if error.param == "structured_outputs":

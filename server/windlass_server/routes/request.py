@@ -14,13 +14,13 @@ from windlass_server.body import parse_body
 from windlass_server.engine import Engine
 from windlass_server.errors import unsupported
 from windlass_server.generation import until_disconnect
+from windlass_server.protocol.fields import ModelBody
 from windlass_server.protocol.parameters import printable, unknown_parameter, unknown_parameters
-from windlass_server.protocol.sampling import SamplingFields
 from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
 
-Body = TypeVar("Body", bound=SamplingFields)
+Body = TypeVar("Body", bound=ModelBody)
 
 WARNING_HEADER = "x-windlass-warning"
 
@@ -43,7 +43,7 @@ async def accept(
     body = await parse_body(request, model)
     state.require_model(body.model)
     unknown = unknown_parameters(body, refused)
-    if body.priority and not state.settings.priority_scheduling:
+    if getattr(body, "priority", None) and not state.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
     if not unknown:
         return body, engine, {}

@@ -1,0 +1,1 @@
+"""What models write: reasoning, text and tool calls in the syntax that each was trained on."""
