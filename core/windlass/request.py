@@ -208,12 +208,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"{given[1]} cannot be combined with {given[0]}: together they may allow no token.",
                 param=given[1],
             )
-        if self.structured_outputs is not None and self.ignore_eos:
-            raise RequestError(
-                "ignore_eos cannot be combined with structured_outputs: the output ends where it "
-                "is complete.",
-                param="ignore_eos",
-            )
+        for name in ("ignore_eos", "min_tokens"):
+            if self.structured_outputs is not None and getattr(self, name):
+                raise RequestError(
+                    f"{name} cannot be combined with structured_outputs: the output ends where it "
+                    "is complete.",
+                    param=name,
+                )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ def test_bad_words_are_bounded() -> None:
         ({"structured_outputs": DIGITS, "bad_words": ["a"]}, "bad_words"),
         ({"allowed_token_ids": [1], "bad_words": ["a"]}, "bad_words"),
         ({"structured_outputs": DIGITS, "ignore_eos": True}, "ignore_eos"),
+        ({"structured_outputs": DIGITS, "min_tokens": 2}, "min_tokens"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(wrong: dict[str, Any], param: str) -> None:

@@ -10,10 +10,11 @@ import msgspec
 
 from windlass.config import EngineConfig, ModelInfo
 from windlass.engine.outputs import EngineStats, SequenceOutput
+from windlass.engine.preparation import Preparation
 from windlass.engine.recovery import StepRecovery
 from windlass.engine.scheduler import Scheduler
 from windlass.engine.view import EngineView, take_view
-from windlass.errors import EngineDeadError
+from windlass.errors import EngineDeadError, RequestError
 from windlass.request import Request
 from windlass.step import ModelRunner, StepHandle, StepPlan, StepResult
 
@@ -38,6 +39,7 @@ class EngineCore:
     ) -> None:
         self.scheduler = Scheduler(config.scheduler, config.cache, info, clock)
         self._runner = runner
+        self._preparation = Preparation(runner)
         self._clock = clock
         self._recovery = StepRecovery(self.scheduler, runner)
         self._in_flight: deque[tuple[StepPlan, StepHandle]] = deque()
@@ -48,17 +50,29 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something."""
-        return bool(self._in_flight) or self.scheduler.has_work
+        return bool(self._in_flight or self._preparation) or self.scheduler.has_work
 
     def add_request(self, request: Request) -> None:
-        """Queue a request; raises RequestError when it is wrong or can never fit."""
-        self.scheduler.add(request)
+        """Queue a request; raises RequestError when it is wrong or can never fit.
+
+        What the runner has to prepare first, such as a grammar, keeps nobody else waiting.
+        """
+        self.scheduler.check(request)
+        if request.request_id in self._preparation:
+            raise RequestError(
+                f"The request id {request.request_id!r} is in use.", param="request_id"
+            )
+        if not self._preparation.takes(request):
+            self.scheduler.add(request)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End requests in any state; the next `step` reports them with `finish_reason="abort"`.
 
         Unknown and ended ids do not matter.
         """
+        request_ids = list(request_ids)
+        for request_id in self._preparation.drop(request_ids):
+            self.scheduler.report_end(request_id, "abort")
         self.scheduler.abort(request_ids)
 
     def step(self) -> list[SequenceOutput]:
@@ -67,6 +81,8 @@ class EngineCore:
         Returns the news of the collected step, and of requests that ended otherwise; the list
         is empty while the pipeline fills.
         """
+        if self._preparation:
+            self._admit_prepared()
         plan = self.scheduler.schedule()
         launched = plan is None or self._launch(plan)
         outputs = self.scheduler.take_ended()
@@ -75,6 +91,14 @@ class EngineCore:
         while self._in_flight and not launched:
             outputs += self._collect()
         return outputs
+
+    def _admit_prepared(self) -> None:
+        idle = not self._in_flight and not self.scheduler.has_work
+        for request, problem in self._preparation.ready(idle=idle):
+            if problem:
+                self.scheduler.report_end(request.request_id, "error", problem)
+            else:
+                self.scheduler.add(request)
 
     def stats(self) -> EngineStats:
         """Return gauges and counters."""

@@ -22,7 +22,8 @@ def check_request(request: Request, info: ModelInfo) -> int:
 
     Raises:
         ContextLengthError: the prompt leaves no room for an output token.
-        RequestError: the prompt is empty or a token id is not in the vocabulary.
+        RequestError: the prompt is empty, a token id is not in the vocabulary, or the model's
+            runner cannot do what is asked.
     """
     prompt, sampling, limit = request.prompt_token_ids, request.sampling, context_limit(info)
     if not prompt:
@@ -36,8 +37,48 @@ def check_request(request: Request, info: ModelInfo) -> int:
     _check_token_ids(prompt, "prompt", info.vocab_size)
     _check_token_ids(sampling.stop_token_ids, "stop_token_ids", info.vocab_size)
     _check_token_ids(sampling.logit_bias or (), "logit_bias", info.vocab_size)
+    _check_constraints(request, info)
     room = limit - len(prompt)
     return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+
+
+def _check_constraints(request: Request, info: ModelInfo) -> None:
+    """Refuse restrictions of the tokens that the runner does not know, or that leave none."""
+    sampling = request.sampling
+    allowed = sampling.allowed_token_ids
+    asked = {
+        "structured_outputs": sampling.structured_outputs is not None,
+        "bad_words": bool(sampling.bad_words),
+        "allowed_token_ids": allowed is not None,
+        "extra_args": bool(sampling.extra_args),
+    }
+    unknown = next((name for name, is_set in asked.items() if is_set), None)
+    if unknown is not None and not info.structured_outputs:
+        raise RequestError(
+            f"{unknown} is not supported by the {info.backend!r} backend's model runner.",
+            param=unknown,
+            code="unsupported_parameter",
+        )
+    for name in sampling.extra_args or ():
+        if name not in info.logits_processors:
+            raise RequestError(
+                f"extra_args names a logits processor that is not enabled here: {name[:64]!r}.",
+                param="extra_args",
+            )
+    if allowed is None:
+        return
+    if len(allowed) > info.vocab_size:
+        raise RequestError(
+            f"allowed_token_ids has {len(allowed)} entries; the vocabulary has {info.vocab_size}.",
+            param="allowed_token_ids",
+        )
+    _check_token_ids(allowed, "allowed_token_ids", info.vocab_size)
+    stops = {*sampling.stop_token_ids, *request.eos_token_ids}
+    if sampling.min_tokens and stops.issuperset(allowed):
+        raise RequestError(
+            "allowed_token_ids holds only tokens that end the output, which min_tokens forbids.",
+            param="allowed_token_ids",
+        )
 
 
 def _check_token_ids(token_ids: Collection[int], param: str, vocab_size: int) -> None:

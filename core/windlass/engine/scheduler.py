@@ -26,7 +26,7 @@ from windlass.engine.request_limits import check_request
 from windlass.engine.sequence import Sequence, SequenceStatus
 from windlass.engine.sequence_table import SequenceTable
 from windlass.errors import RequestError
-from windlass.request import FinishReason, Request
+from windlass.request import FinishReason, Request, RequestMetrics
 from windlass.step import NewRow, ScheduledRow, StepPlan, StepResult
 
 _ON_DEVICE: list[int] = []
@@ -99,11 +99,7 @@ class Scheduler:
             ContextLengthError: its prompt can never fit.
             RequestError: its id is in use, or a token id is not in the vocabulary.
         """
-        if request.request_id in self.sequences.by_id:
-            raise RequestError(
-                f"The request id {request.request_id!r} is in use.", param="request_id"
-            )
-        max_outputs = check_request(request, self._info)
+        max_outputs = self.check(request)
         priority = request.priority if self._by_priority else 0
         seq = Sequence(
             request=request,
@@ -112,6 +108,14 @@ class Scheduler:
             max_outputs=max_outputs,
         )
         self.sequences.add(seq)
+
+    def check(self, request: Request) -> int:
+        """Return how many tokens the request may generate; raises what `add` raises."""
+        if request.request_id in self.sequences.by_id:
+            raise RequestError(
+                f"The request id {request.request_id!r} is in use.", param="request_id"
+            )
+        return check_request(request, self._info)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End sequences wherever they stand; unknown and ended ids do not matter.
@@ -128,6 +132,12 @@ class Scheduler:
         """End one unfinished sequence with an error; its end is among `take_ended`."""
         output = SequenceOutput(request_id=request_id, error=message)
         self._ended.append(self._end(self.sequences.by_id[request_id], output, "error"))
+
+    def report_end(self, request_id: str, reason: FinishReason, error: str | None = None) -> None:
+        """Put the end of a request that never came here among `take_ended`."""
+        output = SequenceOutput(request_id=request_id, error=error)
+        output.finish_reason, output.metrics = reason, RequestMetrics()
+        self._ended.append(output)
 
     def take_ended(self) -> list[SequenceOutput]:
         """Return the ends that no step result brought: aborts and failures."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,15 +21,20 @@ from windlass.backend import (
 from windlass.config import EngineConfig, ModelInfo
 from windlass.executor.decode_graphs import DecodeGraphs
 from windlass.executor.kv_cache import allocate_kv_cache
+from windlass.executor.logits_processors import LogitsProcessors
 from windlass.executor.request_table import RequestTable
 from windlass.executor.sampler import SampledStep, Sampler
 from windlass.executor.step_upload import StepUploader, UploadedStep
+from windlass.executor.token_masks import TokenMasks
 from windlass.executor.transfers import Transfers
 from windlass.executor.warm_up import WARM_UP_TOKENS, warm_up_plans
 from windlass.loader import load_decoder
 from windlass.models.decoder import Decoder
-from windlass.request import Logprob, TokenLogprobs
+from windlass.request import Logprob, SamplingParams, TokenLogprobs
 from windlass.step import ScheduledRow, StepHandle, StepPlan, StepResult
+from windlass.structured_output.matcher import Matchers, is_constrained
+from windlass.structured_output.vocabulary import Vocabulary
+from windlass.text.tokenizer import Tokenizer
 
 _PROMPT_LOGPROB_ROWS = 256
 """Prompt positions whose logits are held at once when prompt log-probabilities are wanted."""
@@ -49,6 +54,7 @@ class _Launched:
     logprob_counts: dict[int, int]
     logprobs: _Logprobs | None
     prompt_logprobs: dict[str, tuple[list[int], _Logprobs]]
+    errors: dict[int, str]
 
 
 class TorchModelRunner:
@@ -64,6 +70,7 @@ class TorchModelRunner:
         self._backend = backend
         self._device = backend.device.torch_device
         self._graphs: DecodeGraphs | None = None
+        self._matchers: Matchers | None = None
         self._worker: ThreadPoolExecutor | None = None
         if not backend.capabilities.asynchronous:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="windlass-device")
@@ -84,7 +91,10 @@ class TorchModelRunner:
         vocab_size = loaded.decoder_config.vocab_size
         self._table = RequestTable(max_seqs, max_blocks, self._device)
         self._transfers = Transfers(self._backend)
-        self._sampler = Sampler(self._backend, self._table, vocab_size, self._transfers)
+        self._masks = self._token_masks(vocab_size, loaded.eos_token_ids)
+        self._sampler = Sampler(
+            self._backend, self._table, vocab_size, self._transfers, self._masks
+        )
         self._uploader = StepUploader(self._backend)
         self._backend.warmup(weight_bytes=loaded.weight_bytes)
         self._graphs = self._capture(cache.max_model_len, progress)
@@ -110,7 +120,29 @@ class TorchModelRunner:
             eos_token_ids=loaded.eos_token_ids,
             kv_cache_dtype=cache.dtype,
             quantization=self._config.model.quantization,
+            structured_outputs=True,
+            logits_processors=self._config.logits_processors,
         )
+
+    def _token_masks(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> TokenMasks:
+        config = self._config
+        processors = LogitsProcessors(config.logits_processors, vocab_size)
+
+        def vocabulary() -> Vocabulary:
+            tokenizer = Tokenizer.load(*config.model.tokenizer_location)
+            return Vocabulary.read(tokenizer, vocab_size, eos_token_ids)
+
+        self._matchers = Matchers(vocabulary, config.structured_output)
+        return TokenMasks(self._backend, vocab_size, self._transfers, self._matchers, processors)
+
+    def prepare(self, sampling: SamplingParams) -> Future[Any] | None:
+        """Begin what a request needs before it may run, on other threads; None for nothing.
+
+        The result raises RequestError where the request cannot be served.
+        """
+        if self._matchers is None or not is_constrained(sampling):
+            return None
+        return self._matchers.prepare(sampling)
 
     @torch.inference_mode()
     def _capture(
@@ -148,6 +180,7 @@ class TorchModelRunner:
 
     def _forget(self) -> None:
         self._uploader.reset()
+        self._masks.clear()
         for row in range(self._table.padding_row):
             self._sampler.remove_row(row)
 
@@ -157,6 +190,8 @@ class TorchModelRunner:
             self._worker.shutdown(wait=True)
         if self._graphs is not None:
             self._graphs.close()
+        if self._matchers is not None:
+            self._matchers.close()
         self._backend.allocator.release("kv_cache")
         self._backend.close()
 
@@ -282,8 +317,16 @@ class TorchModelRunner:
         logprobs = result.logprobs and _map(self._transfers.download, result.logprobs)
         event = self._backend.device.event()
         event.record()
+        self._masks.launched(sampled, tokens, event)
         return _Launched(
-            plan, event, sampled, tokens, result.logprob_counts, logprobs, prompt_logprobs
+            plan,
+            event,
+            sampled,
+            tokens,
+            result.logprob_counts,
+            logprobs,
+            prompt_logprobs,
+            result.errors,
         )
 
     def _prompt_logprobs(
@@ -339,8 +382,10 @@ class _Handle:
         launched.event.synchronize()
         tokens = launched.tokens.tolist()
         result = StepResult(step_id=launched.plan.step_id, tokens={})
-        for scheduled, token in zip(launched.sampled, tokens, strict=True):
-            if token >= 0:
+        for i, (scheduled, token) in enumerate(zip(launched.sampled, tokens, strict=True)):
+            if i in launched.errors:
+                result.errors[scheduled.request_id] = launched.errors[i]
+            elif token >= 0:
                 result.tokens[scheduled.request_id] = token
             else:
                 result.errors[scheduled.request_id] = (

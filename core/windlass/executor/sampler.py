@@ -13,6 +13,7 @@ import torch
 from windlass.backend import Backend
 from windlass.executor.penalties import PenaltyState
 from windlass.executor.request_table import RequestTable
+from windlass.executor.token_masks import TokenMasks
 from windlass.executor.transfers import Transfers
 from windlass.request import SamplingParams
 from windlass.step import NewRow, ScheduledRow
@@ -24,12 +25,13 @@ class SampledStep:
 
     `tokens` int64 `[S]`, -1 where the row's logits were not finite numbers; `logprobs` for the
     sampled rows that `logprob_counts` maps to a number of alternatives: chosen, rank, top ids,
-    top.
+    top. `errors` says why a sampled row has no token that could be used.
     """
 
     tokens: torch.Tensor
     logprob_counts: dict[int, int] = field(default_factory=dict)
     logprobs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,9 +61,15 @@ class Sampler:
     """Chooses the next token of every sampled row, and enters it in the table."""
 
     def __init__(
-        self, backend: Backend, table: RequestTable, vocab_size: int, transfers: Transfers
+        self,
+        backend: Backend,
+        table: RequestTable,
+        vocab_size: int,
+        transfers: Transfers,
+        masks: TokenMasks,
     ) -> None:
         self._ops = backend.ops
+        self._masks = masks
         self._table = table
         self._transfers = transfers
         self._features = _Features()
@@ -73,6 +81,8 @@ class Sampler:
         """Remember what the row's request asks for."""
         features, params, row = self._features, new.sampling, new.row
         features.discard(row)
+        self._masks.remove_row(row)
+        self._masks.add_row(new)
         if not params.greedy:
             features.random.add(row)
             self._add_filters(params, row)
@@ -101,11 +111,18 @@ class Sampler:
     def remove_row(self, row: int) -> None:
         """Forget a row."""
         self._features.discard(row)
+        self._masks.remove_row(row)
 
     def needs_logits(self, scheduled: list[ScheduledRow]) -> bool:
         """Whether a row asks for more than the op `next_tokens` knows."""
         features = self._features
-        special = (features.penalties, features.logprobs, features.bias, features.min_tokens)
+        special = (
+            features.penalties,
+            features.logprobs,
+            features.bias,
+            features.min_tokens,
+            self._masks,
+        )
         return any(special) and any(row.row in rows for row in scheduled for rows in special)
 
     def sample(
@@ -116,9 +133,15 @@ class Sampler:
         The table's `position` already counts this step's tokens: it is the new token's position.
         """
         raw, features = logits, self._features
+        masks = self._masks if any(row.row in self._masks for row in scheduled) else None
+        if masks is not None:
+            masks.catch_up()
+            logits = masks.process(logits, scheduled)
         logits = self._adjust(logits, scheduled)
         if features.penalties:
             logits = self._penalties.apply(self._ops.penalties, logits, rows, self._table)
+        if masks is not None:
+            logits = masks.restrict(logits, scheduled)
         largest, tokens = self._ops.greedy(logits)
         if features.random:
             tokens = self._sample_random(logits, rows)
@@ -131,7 +154,9 @@ class Sampler:
         }
         logprobs = self._logprobs(raw, tokens, counts) if counts else None
         self._table.last_token[rows] = tokens
-        return SampledStep(torch.where(torch.isfinite(largest), tokens, -1), counts, logprobs)
+        finite = torch.where(torch.isfinite(largest), tokens, -1)
+        errors = {} if masks is None else masks.errors(scheduled)
+        return SampledStep(finite, counts, logprobs, errors)
 
     def _sample_random(self, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         table, features = self._table, self._features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from windlass.backend import Backend
@@ -23,7 +24,13 @@ class Transfers:
 
     def upload(self, values: Sequence[object], dtype: torch.dtype) -> torch.Tensor:
         """A (nested) sequence of numbers as a tensor on the device."""
-        host = torch.tensor(values, dtype=dtype)
+        return self._send(torch.tensor(values, dtype=dtype))
+
+    def upload_array(self, values: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> torch.Tensor:
+        """An array as a tensor on the device; the array itself must not change afterwards."""
+        return self._send(torch.from_numpy(values))
+
+    def _send(self, host: torch.Tensor) -> torch.Tensor:
         if self._pinned:
             host = host.pin_memory()
         return host.to(self._device, non_blocking=True)

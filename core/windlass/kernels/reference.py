@@ -15,7 +15,13 @@ from windlass.config import Quantization
 from windlass.kernels.experts import pack_experts, route_experts
 from windlass.kernels.linear import DenseWeight, PackedWeight
 from windlass.kernels.quantization import QuantizedWeight
-from windlass.kernels.sampling import greedy, penalties, sample, token_logprobs
+from windlass.kernels.sampling import (
+    apply_token_mask,
+    greedy,
+    penalties,
+    sample,
+    token_logprobs,
+)
 from windlass.kernels.step import begin_decode, next_tokens
 
 
@@ -79,6 +85,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "route_experts": route_experts,
     "pack_experts": pack_experts,
     "penalties": penalties,
+    "apply_token_mask": apply_token_mask,
     "greedy": greedy,
     "sample": sample,
     "token_logprobs": token_logprobs,

@@ -126,3 +126,13 @@ def token_logprobs(
     rank = (logprobs > chosen).sum(-1) + 1
     top = logprobs.topk(num_top, dim=-1)
     return chosen.squeeze(-1), rank, top.indices, top.values
+
+
+def apply_token_mask(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Float32 logits `[S, V]`, minus infinity where a token is not allowed.
+
+    `mask` is int32 `[S, ceil(V / 32)]`: bit i of word w allows the token 32 w + i.
+    """
+    bits = torch.arange(32, dtype=torch.int32, device=mask.device)
+    allowed = ((mask[:, :, None] >> bits) & 1).flatten(1)[:, : logits.shape[1]]
+    return logits.masked_fill(allowed == 0, -torch.inf)

@@ -12,7 +12,7 @@ from windlass.config import StructuredOutputConfig
 from windlass.request import StructuredOutputs
 from windlass.structured_output.ecma_regex import PatternError, literal, whole_pattern
 from windlass.structured_output.errors import ConstraintError
-from windlass.structured_output.json_schema import Schema, prepare_schema
+from windlass.structured_output.json_schema import prepare_schema
 
 _JSON_OPTIONS: dict[str, Any] = {
     # What an output may hold between its tokens, bounded: a model may get lost in white space.
@@ -104,7 +104,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 def _json_directive(schema: object, limits: StructuredOutputConfig) -> str:
     """The schema as Lark's directive `%json` takes it."""
-    prepared: Schema = prepare_schema(schema, limits.max_depth)
+    prepared = prepare_schema(schema, limits.max_depth)
     if isinstance(prepared, bool):
         if not prepared:
             raise ConstraintError("The JSON schema allows no value.", "invalid_json_schema")

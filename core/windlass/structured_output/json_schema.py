@@ -79,7 +79,7 @@ _TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "
 _EXACT = 2**53
 
 
-def prepare_schema(schema: Schema, max_depth: int) -> Schema:
+def prepare_schema(schema: object, max_depth: int) -> Schema:
     """Return the schema as llguidance is to read it, annotations left out.
 
     Raises:

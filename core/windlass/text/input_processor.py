@@ -47,10 +47,7 @@ class InputProcessor:
     def __init__(self, info: ModelInfo, tokenizer: Tokenizer) -> None:
         self._info = info
         self._tokenizer = tokenizer
-        eos = [*info.eos_token_ids]
-        if tokenizer.eos_token_id is not None and tokenizer.eos_token_id < info.vocab_size:
-            eos.append(tokenizer.eos_token_id)
-        self._eos_token_ids = tuple(dict.fromkeys(eos))
+        self._eos_token_ids = tokenizer.end_ids(info.eos_token_ids, info.vocab_size)
 
     def process(
         self,
@@ -65,7 +62,8 @@ class InputProcessor:
         """Validate and tokenise; `max_tokens` is cut to what the context leaves.
 
         A prompt's own `cache_salt` wins over the argument. A text prompt gets the special tokens
-        that the model wants (token ids are taken as they are). Without a seed, a random one is
+        that the model wants (token ids are taken as they are); `truncate_prompt_tokens` cuts the
+        beginning of both. Without a seed, a random one is
         drawn; sequence i of n uses seed + i (modulo 2**63) and the id "<request_id>-<i>".
 
         Raises:
@@ -79,9 +77,11 @@ class InputProcessor:
             )
         if not -(2**63) <= priority < 2**63:
             raise RequestError("priority must be a 64-bit integer.", param="priority")
-        text, token_ids, own_salt = self._read_prompt(prompt)
+        truncates = sampling.truncate_prompt_tokens is not None
+        text, token_ids, own_salt = self._read_prompt(prompt, truncates=truncates)
         salt = own_salt or cache_salt
         _check_cache_salt(salt)
+        text, token_ids = self._truncate(text, token_ids, sampling.truncate_prompt_tokens)
         self._check_prompt_ids(token_ids)
         resolved = self._resolve(sampling, len(token_ids))
         requests = [
@@ -98,7 +98,7 @@ class InputProcessor:
         ]
         return ProcessedRequest(request_id, text, token_ids, resolved, requests)
 
-    def _read_prompt(self, prompt: Prompt) -> tuple[str | None, list[int], str]:
+    def _read_prompt(self, prompt: Prompt, *, truncates: bool) -> tuple[str | None, list[int], str]:
         """Text if there is one, token ids, cache salt."""
         text: object = None
         ids: object = None
@@ -123,11 +123,26 @@ class InputProcessor:
             raise RequestError(
                 "prompt and cache_salt must be text.", param="prompt", code="invalid_type"
             )
-        return text, self._encode(text or "") if ids is None else _check_id_types(ids), salt
+        if ids is not None:
+            return text, _check_id_types(ids), salt
+        return text, self._encode(text or "", truncates=truncates), salt
 
-    def _encode(self, text: str) -> list[int]:
+    def _truncate(
+        self, text: str | None, token_ids: list[int], keep: int | None
+    ) -> tuple[str | None, list[int]]:
+        """The last `keep` tokens (-1: as many as leave room for one more), and their text."""
+        if keep is None:
+            return text, token_ids
+        kept = token_ids[-(self._info.max_model_len - 1 if keep == -1 else keep) :]
+        if text is not None and len(kept) < len(token_ids):
+            text = self._tokenizer.decode(kept)
+        return text, kept
+
+    def _encode(self, text: str, *, truncates: bool) -> list[int]:
         if not text:
             raise RequestError("prompt must not be empty.", param="prompt")
+        if truncates:
+            return self._tokenizer.encode(text)
         limit = self._info.max_model_len
         # No token is longer than the longest one: such a text need not be tokenised to be refused.
         at_least = -(-len(text) // self._tokenizer.longest_token)

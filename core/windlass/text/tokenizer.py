@@ -139,6 +139,18 @@ class Tokenizer:
         token_id: int | None = self.hf_tokenizer.eos_token_id
         return token_id
 
+    def end_ids(self, eos_token_ids: Iterable[int], vocab_size: int) -> tuple[int, ...]:
+        """The tokens that end an output: the model's `eos_token_ids`, then the tokenizer's own."""
+        ids = dict.fromkeys(eos_token_ids)
+        if self.eos_token_id is not None and self.eos_token_id < vocab_size:
+            ids[self.eos_token_id] = None
+        return tuple(ids)
+
+    def json(self) -> str:
+        """The tokenizer as the text of a `tokenizer.json`, later added tokens included."""
+        text: str = self._backend.to_str()
+        return text
+
     @property
     def special_ids(self) -> frozenset[int]:
         """Ids of the special tokens, which `skip_special_tokens` leaves out."""

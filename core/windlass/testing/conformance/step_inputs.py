@@ -48,6 +48,15 @@ def _penalties(make: Maker) -> Iterator[Call]:
         yield make_call("penalties", f"{rows}x{vocabulary}", args, EXACT, guards=guards)
 
 
+def _apply_token_mask(make: Maker) -> Iterator[Call]:
+    for rows, vocabulary, logits, guards in _grid(make):
+        words = -(-vocabulary // 32)
+        mask = make.integers(-(2**31), 2**31 - 1, rows, words, dtype=torch.int32)
+        mask[0] = -1  # a row of which every token is allowed
+        args = (logits, mask)
+        yield make_call("apply_token_mask", f"{rows}x{vocabulary}", args, EXACT, guards=guards)
+
+
 def _greedy(make: Maker) -> Iterator[Call]:
     for rows, vocabulary, logits, guards in _grid(make):
         yield make_call("greedy", f"{rows}x{vocabulary}", (logits,), EXACT, guards=guards)
@@ -126,6 +135,7 @@ def _next_tokens(make: Maker) -> Iterator[Call]:
 
 STEP_CALLS: dict[str, Callable[[Maker], Iterator[Call]]] = {
     "penalties": _penalties,
+    "apply_token_mask": _apply_token_mask,
     "greedy": _greedy,
     "sample": _sample,
     "token_logprobs": _token_logprobs,
