@@ -36,6 +36,14 @@ async def test_every_file_that_is_named_is_there() -> None:
             assert "".join(pair) in assets(), f"{name} names {pair}"
 
 
+async def test_all_modules_are_loaded_at_once(client: httpx.AsyncClient) -> None:
+    preloaded = re.findall(
+        r'<link rel="modulepreload" href="ui/([^"]+)">', (await client.get("/")).text
+    )
+    modules = {name for name in assets() if name.endswith(".js")}
+    assert set(preloaded) == modules - {"app.js"}
+
+
 async def test_nothing_in_the_files_names_another_server() -> None:
     for name, asset in assets().items():
         addresses = set(re.findall(r"https?://[\w.-]+", asset.data.decode()))

@@ -119,16 +119,19 @@ def test_nobody_looks_while_the_tab_is_not_shown_or_paused(visit: Visit) -> None
     def looks() -> int:
         return sum(request.url.endswith("/windlass/view") for request in visit.requests)
 
+    pause = visit.page.get_by_role("button", name="Pause")
+    visit.page.clock.install()
+    visit.page.clock.run_for(5000)
     assert looks() == 0
     open_tab(visit)
-    visit.page.wait_for_timeout(2500)
-    assert 2 <= looks() <= 4
-    visit.page.get_by_role("button", name="Pause").click()
-    paused = looks()
-    visit.page.wait_for_timeout(1500)
-    assert looks() <= paused + 1
-    visit.page.get_by_role("button", name="Pause").click()
+    visit.page.clock.run_for(3000)
+    assert looks() == 4
+    pause.click()
+    visit.page.clock.run_for(3000)
+    assert looks() == 4
+    pause.click()
+    visit.page.clock.run_for(1000)
+    assert looks() == 5
     visit.page.get_by_role("tab", name="Chat").click()
-    left = looks()
-    visit.page.wait_for_timeout(1500)
-    assert looks() <= left + 1
+    visit.page.clock.run_for(3000)
+    assert looks() == 5
