@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from windlass.request import Logprob, TokenLogprobs
 from windlass.text import Tokenizer
@@ -52,24 +52,30 @@ def extend_completion_logprobs(
     positions: Sequence[TokenLogprobs | None],
     offset: int,
     tokenizer: Tokenizer,
+    *,
+    as_ids: bool = False,
 ) -> int:
     """Append tokens to `logprobs` and return the character offset after them.
 
     A position without numbers (the first prompt token) has null for them. Of several tokens with
-    the same text the most probable one is kept, the chosen one before all.
+    the same text the most probable one is kept, the chosen one before all. With `as_ids` a
+    token's text is replaced by "token_id:" and its id.
     """
+
+    def shown(token_id: int) -> str:
+        return f"token_id:{token_id}" if as_ids else tokenizer.token_text(token_id)
+
     for token_id, entries in zip(token_ids, positions, strict=False):
-        token = tokenizer.token_text(token_id)
         logprobs.text_offset.append(offset)
-        logprobs.tokens.append(token)
+        logprobs.tokens.append(shown(token_id))
         logprobs.token_logprobs.append(None if entries is None else _value(entries[token_id]))
-        logprobs.top_logprobs.append(None if entries is None else _by_text(entries, tokenizer))
-        offset += len(token)
+        logprobs.top_logprobs.append(None if entries is None else _by_text(entries, shown))
+        offset += len(tokenizer.token_text(token_id))
     return offset
 
 
-def _by_text(entries: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
+def _by_text(entries: TokenLogprobs, shown: Callable[[int], str]) -> dict[str, float]:
     top: dict[str, float] = {}
     for token_id, entry in entries.items():
-        top.setdefault(tokenizer.token_text(token_id), _value(entry))
+        top.setdefault(shown(token_id), _value(entry))
     return top

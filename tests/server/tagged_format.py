@@ -74,6 +74,7 @@ class TaggedFormat:
     name = "tagged"
     keeps_special_tokens = False
     has_tools = True
+    has_reasoning_budget = False
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> TaggedParser:
         """Return a parser of one answer."""

@@ -15,7 +15,15 @@ from windlass.text import Tokenizer
 from windlass_server.app import create_app
 from windlass_server.protocol.chat import ChatCompletionRequest
 from windlass_server.protocol.completions import CompletionRequest
-from windlass_server.protocol.parameters import CHAT_UNSUPPORTED, COMPLETION_UNSUPPORTED
+from windlass_server.protocol.messages import MessagesRequest
+from windlass_server.protocol.parameters import (
+    CHAT_UNSUPPORTED,
+    COMPLETION_UNSUPPORTED,
+    MESSAGES_UNSUPPORTED,
+    RESPONSES_UNSUPPORTED,
+)
+from windlass_server.protocol.responses import ResponsesRequest
+from windlass_server.protocol.tokenization import TokenizeRequest
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
@@ -24,9 +32,22 @@ if TYPE_CHECKING:
 
 CHAT: dict[str, Any] = {"model": "fake-model", "messages": [{"role": "user", "content": "Hello"}]}
 TEXT: dict[str, Any] = {"model": "fake-model", "prompt": "Hello"}
+RESPONSE: dict[str, Any] = {"model": "fake-model", "input": "Hello"}
+MESSAGE: dict[str, Any] = {**CHAT, "max_tokens": 50}
 ROUTES = {
     "/v1/chat/completions": (CHAT, [*ChatCompletionRequest.model_fields, *CHAT_UNSUPPORTED]),
     "/v1/completions": (TEXT, [*CompletionRequest.model_fields, *COMPLETION_UNSUPPORTED]),
+    "/v1/responses": (RESPONSE, [*ResponsesRequest.model_fields, *RESPONSES_UNSUPPORTED]),
+    "/v1/messages": (MESSAGE, [*MessagesRequest.model_fields, *MESSAGES_UNSUPPORTED]),
+    "/tokenize": (CHAT, [*TokenizeRequest.model_fields]),
+}
+ERROR_KEYS = {"message", "type", "param", "code"}
+ANSWERS = {"/v1/responses": "output", "/v1/messages": "content", "/tokenize": "tokens"}
+ENDS = {
+    "/v1/chat/completions": "[DONE]",
+    "/v1/completions": "[DONE]",
+    "/v1/responses": "response",
+    "/v1/messages": "message_stop",
 }
 KEYS = st.sampled_from(["role", "content", "type", "text", "tool_calls", "function", "arguments"])
 NUMBERS = st.sampled_from([0, 1, -1, 2, 20, 128, 2**31, 2**53, 2**63 - 1, 2**64, 10**30, -0.0, 0.5])
@@ -72,12 +93,13 @@ def test_any_value_in_any_field_is_answered_or_refused(
     response = asyncio.run(_post(make_engine, route, {**good, "stream": stream, **change}))
     if response.status_code != 200:
         assert response.status_code in (400, 404)
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        keys = {"message", "type"} if route == "/v1/messages" else ERROR_KEYS
+        assert set(response.json()["error"]) == keys
     elif response.headers["content-type"].startswith("text/event-stream"):
-        assert response.text.endswith("data: [DONE]\n\n")
-        assert '"error"' not in response.text
+        assert ENDS[route] in response.text.split("\n\n")[-2]
+        assert "internal_error" not in response.text
     else:
-        assert response.json()["choices"]
+        assert response.json()[ANSWERS.get(route, "choices")] is not None
 
 
 async def _post(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -131,3 +132,27 @@ async def test_one_prompt_that_fails_aborts_the_others(
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "engine_failed"
     assert not engine.running
+
+
+async def test_tokens_come_when_asked_for(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    options = {"return_token_ids": True, "return_tokens_as_token_ids": True, "logprobs": 1}
+    body = await complete(client, **options)
+    (choice,) = body["choices"]
+    assert choice["prompt_token_ids"] == engine.submitted[0].prompt_token_ids
+    assert len(choice["token_ids"]) == body["usage"]["completion_tokens"]
+    texts = [f"token_id:{token}" for token in choice["token_ids"]]
+    assert choice["logprobs"]["tokens"] == texts
+    assert all(
+        text in top for text, top in zip(texts, choice["logprobs"]["top_logprobs"], strict=True)
+    )
+
+
+async def test_streamed_tokens_are_those_of_the_whole_answer(client: httpx.AsyncClient) -> None:
+    whole = (await complete(client, return_token_ids=True))["choices"][0]
+    body = {**PROMPT, "return_token_ids": True, "stream": True}
+    response = await client.post("/v1/completions", json=body)
+    data = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert data.pop() == "[DONE]"
+    choices = [json.loads(chunk)["choices"][0] for chunk in data]
+    assert choices[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert [t for choice in choices for t in choice["token_ids"]] == whole["token_ids"]

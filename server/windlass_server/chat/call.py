@@ -33,7 +33,8 @@ class ChatCall:
 
     `messages` and `tools` are as templates see them: OpenAI's chat shape, arguments of earlier
     calls as objects, content as text. `sampling.structured_outputs` binds the content and came
-    from the field `constraint_param`; `thinking_budget` bounds the reasoning (tokens).
+    from the field `constraint_param`; `thinking_budget` bounds the reasoning (tokens), which is
+    refused where it is not possible if the call `requires_budget`.
     `template_kwargs` are variables of the template; `chat_template` replaces the template for
     this call. `count_max` says that the client itself set `max_tokens`.
     """
@@ -45,6 +46,7 @@ class ChatCall:
     parallel_tool_calls: bool = True
     constraint_param: str | None = None
     thinking_budget: int | None = None
+    requires_budget: bool = False
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     add_generation_prompt: bool = True

@@ -25,11 +25,16 @@ class OutputParser(Protocol):
 
 
 class ChatFormat(Protocol):
-    """How one kind of model writes reasoning and calls."""
+    """How one kind of model writes reasoning and calls.
+
+    With `keeps_special_tokens` the parser needs special tokens in the text. `has_tools` and
+    `has_reasoning_budget` say what `constraint` can do.
+    """
 
     name: str
     keeps_special_tokens: bool
     has_tools: bool
+    has_reasoning_budget: bool
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> OutputParser:
         """Return a parser of one answer."""
@@ -62,6 +67,7 @@ class PlainFormat:
     name = "plain"
     keeps_special_tokens = False
     has_tools = False
+    has_reasoning_budget = False
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> PlainParser:
         """Return a parser of one answer."""

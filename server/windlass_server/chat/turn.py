@@ -133,6 +133,9 @@ class ChatTurn:
                 "'tools' is not supported: no known format of tool calls is in the chat template."
             )
             raise unsupported("tools", text)
+        if call.requires_budget and not chat_format.has_reasoning_budget:
+            text = "'thinking_token_budget' is not supported: this model's reasoning is not known."
+            raise unsupported("thinking_token_budget", text)
         prompt = await state.renderer.prompt(call, engine)
         in_reasoning = chat_format.starts_in_reasoning(prompt["prompt"])
         sampling = _sampling(call, chat_format, in_reasoning)

@@ -33,6 +33,7 @@ def chat_call(body: ChatCompletionRequest, engine: Engine, settings: ServerSetti
         parallel_tool_calls=body.parallel_tool_calls is not False,
         constraint_param=body.constraint_param,
         thinking_budget=body.thinking_token_budget,
+        requires_budget=body.thinking_token_budget is not None,
         template_kwargs=template_variables(body.chat_template_kwargs, body.reasoning_effort),
         chat_template=body.chat_template,
         add_generation_prompt=not continuing if adding is None else adding,

@@ -110,7 +110,8 @@ def chat_tool_choice(choice: object, tools: list[dict[str, Any]]) -> ToolChoice:
         if not isinstance(allowed, dict):
             raise _malformed("tool_choice.allowed_tools", "an object")
         listed = allowed.get("tools")
-        names = [_inner(t, "function", "name") for t in listed] if _is_list(listed) else None
+        known = listed if isinstance(listed, list) else []
+        names = [_inner(tool, "function", "name") for tool in known]
         return allowed_tools(allowed.get("mode"), names, tools, "tool_choice.allowed_tools")
     return plain_tool_choice(choice, tools)
 
@@ -142,7 +143,7 @@ def named_tool(name: object, tools: list[dict[str, Any]], param: str) -> ToolCho
 
 
 def allowed_tools(
-    mode: object, names: Sequence[object] | None, tools: list[dict[str, Any]], param: str
+    mode: object, names: Sequence[object], tools: list[dict[str, Any]], param: str
 ) -> ToolChoice:
     """Return the choice among some of the tools."""
     if mode not in ("auto", "required"):
@@ -165,10 +166,6 @@ def _inner(value: object, *path: str) -> object:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
 
 
 def _malformed(param: str, expected: str) -> ApiError:

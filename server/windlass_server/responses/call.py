@@ -52,11 +52,13 @@ def response_call(
         raise unsupported("n", "'n' is not supported here other than 1.")
     if body.max_tokens is not None:
         raise unsupported("max_tokens", "'max_tokens' is called 'max_output_tokens' here.")
-    if body.prompt_logprobs is not None:
-        raise unsupported("prompt_logprobs")
+    for field in ("prompt_logprobs", "return_token_ids", "return_tokens_as_token_ids"):
+        if getattr(body, field):
+            raise unsupported(field)
     call = prompt_call(body, items, _sampling(body, engine), settings)
     call.constraint_param = body.constraint_param or "text.format"
     call.thinking_budget = body.thinking_token_budget
+    call.requires_budget = body.thinking_token_budget is not None
     call.priority = body.priority or 0
     call.cache_salt = body.cache_salt or ""
     call.count_max = body.max_output_tokens is not None
@@ -125,12 +127,13 @@ def _tools(tools: Sequence[ResponsesTool], settings: ServerSettings) -> list[dic
 
 def _tool_choice(choice: object, tools: list[dict[str, Any]]) -> ToolChoice:
     match choice:
-        case {"type": "function"}:
-            return named_tool(choice.get("name"), tools, "tool_choice.name")
-        case {"type": "allowed_tools"}:
-            listed = choice.get("tools")
-            names = [t.get("name") if isinstance(t, dict) else None for t in listed or ()]
-            return allowed_tools(choice.get("mode"), names, tools, "tool_choice")
+        case {"type": "function", **rest}:
+            return named_tool(rest.get("name"), tools, "tool_choice.name")
+        case {"type": "allowed_tools", **rest}:
+            listed = rest.get("tools")
+            known = listed if isinstance(listed, list) else []
+            names = [tool.get("name") if isinstance(tool, dict) else None for tool in known]
+            return allowed_tools(rest.get("mode"), names, tools, "tool_choice")
         case _:
             return plain_tool_choice(choice, tools)
 

@@ -64,6 +64,9 @@ async def create_completion(request: Request) -> Response:
 def _sampling(body: CompletionRequest, engine: Engine) -> SamplingParams:
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise unsupported("best_of", "'best_of' is not supported other than equal to 'n'.")
+    if body.return_tokens_as_token_ids and body.logprobs is None:
+        message = "'return_tokens_as_token_ids' needs 'logprobs'."
+        raise invalid_request(message, "return_tokens_as_token_ids", "invalid_value")
     if body.stream and body.prompt_logprobs is not None:
         raise unsupported("prompt_logprobs", "'prompt_logprobs' cannot be streamed.")
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -104,6 +107,7 @@ class _CompletionAnswer:
         self._n = generation.sampling.n
         self._num_choices = num_prompts * self._n
         self._only_echo = body.max_tokens == 0
+        self._as_ids = bool(body.return_tokens_as_token_ids)
         self._id = f"cmpl-{uuid4().hex}"
         self._created = int(time.time())
         self._prompts: dict[int, RequestOutput] = {}
@@ -158,11 +162,21 @@ class _CompletionAnswer:
             text += news.text
             if logprobs is not None:
                 offset = extend_completion_logprobs(
-                    logprobs, news.token_ids, news.logprobs or (), offset, self._tokenizer
+                    logprobs,
+                    news.token_ids,
+                    news.logprobs or (),
+                    offset,
+                    self._tokenizer,
+                    as_ids=self._as_ids,
                 )
         self._offsets[index] = offset
         reason = "length" if self._only_echo and news.finish_reason else news.finish_reason
-        return CompletionChoice(index, text, logprobs, reason)
+        choice = CompletionChoice(index, text, logprobs, reason)
+        if self._body.return_token_ids:
+            choice.token_ids = list(news.token_ids)
+            if first:
+                choice.prompt_token_ids = self._prompts[index // self._n].prompt_token_ids
+        return choice
 
     def _echo(self, index: int, logprobs: CompletionLogprobs | None) -> tuple[str, int]:
         prompt = self._prompts[index // self._n]
@@ -172,7 +186,12 @@ class _CompletionAnswer:
         if logprobs is None:
             return text, 0
         offset = extend_completion_logprobs(
-            logprobs, prompt.prompt_token_ids, prompt.prompt_logprobs or (), 0, self._tokenizer
+            logprobs,
+            prompt.prompt_token_ids,
+            prompt.prompt_logprobs or (),
+            0,
+            self._tokenizer,
+            as_ids=self._as_ids,
         )
         return text, offset
 
@@ -202,4 +221,4 @@ class _CompletionAnswer:
 
 
 def _has_tokens(choice: CompletionChoice) -> bool:
-    return choice.logprobs is not None and bool(choice.logprobs.tokens)
+    return bool(choice.token_ids) or bool(choice.logprobs and choice.logprobs.tokens)
