@@ -29,6 +29,8 @@ from windlass.errors import (
 from windlass.in_flight import InFlight, InFlightTable
 from windlass.request import RequestOutput, SamplingParams
 from windlass.request_stream import Inbox, RequestStream
+from windlass.structured_output.compiler import GrammarCompiler
+from windlass.structured_output.vocabulary import Vocabulary
 from windlass.text import (
     InputProcessor,
     OutputProcessor,
@@ -65,6 +67,9 @@ class AsyncEngine:
         self._table = InFlightTable()
         self._inputs: InputProcessor
         self._outputs: OutputProcessor
+        self._compiler = GrammarCompiler(
+            lambda: Vocabulary.of(self.tokenizer, self.info), self.config.structured_output
+        )
         self._draining = False
 
     @classmethod
@@ -133,6 +138,7 @@ class AsyncEngine:
         check_requests(processed.requests)
         # The sequences of a request differ only in their seeds: one stands for all.
         check_request(processed.requests[0], self.info)
+        await self._compiler.check(sampling)
         sequences = len(processed.requests)
         tokens = len(processed.prompt_token_ids) * sequences
         self._admit(request_id, sequences=sequences, tokens=tokens)
@@ -336,6 +342,7 @@ class AsyncEngine:
         """End the engine process; what is still in flight ends with EngineDeadError."""
         self._draining = True
         self.on_death(EngineDeadError("the engine was shut down"))
+        await asyncio.to_thread(self._compiler.close)
         await self._client.close()
 
 

@@ -143,7 +143,7 @@ class StructuredOutputConfig(_Config, frozen=True):
     cpu_seconds: float = 5.0
     memory_bytes: int = 512 << 20
     num_workers: int = 2
-    cache_bytes: int = 32 << 20
+    cache_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "memory_bytes", "num_workers"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import count
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -24,6 +25,7 @@ from windlass.config import (
 )
 from windlass.engine.core import EngineCore
 from windlass.engine.outputs import EngineStats
+from windlass.engine.request_limits import check_request
 from windlass.errors import ConfigError, EngineDeadError, RequestError
 from windlass.progress import ProgressBar
 from windlass.request import RequestOutput, SamplingParams
@@ -246,6 +248,7 @@ class LLM:
     ) -> list[RequestOutput]:
         if self._closed:
             raise EngineDeadError("this LLM is closed: make a new one")
+        self._prepare(processed)
         outputs = OutputProcessor(self._tokenizer)
         finished: dict[str, RequestOutput] = {}
         try:
@@ -270,6 +273,17 @@ class LLM:
         finally:
             self._end([i for request in processed for i in outputs.abort(request.request_id)])
         return [finished[request.request_id] for request in processed]
+
+    def _prepare(self, processed: list[ProcessedRequest]) -> None:
+        """Refuse requests of which the runner cannot do what they ask, before any of them runs."""
+        prepare: Callable[[SamplingParams], Future[Any] | None] | None
+        prepare = getattr(self._runner, "prepare", None)
+        for request in processed:
+            check_request(request.requests[0], self.info)
+        if prepare is not None:
+            for future in [prepare(request.sampling) for request in processed]:
+                if future is not None:
+                    future.result()
 
     def _end(self, sequence_ids: list[str]) -> None:
         """Give up what is unfinished, and collect the steps that run ahead."""

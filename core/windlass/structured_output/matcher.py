@@ -44,7 +44,7 @@ def parser_limits() -> LLParserLimits:
     """Return the bounds of a matcher's work and memory; its errors do not echo the output."""
     from llguidance import LLParserLimits
 
-    return LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
+    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
 
 def compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -109,7 +109,7 @@ class Matchers:
 
     def prepare(self, sampling: SamplingParams) -> Future[LLMatcher]:
         """Start to compile what constrains the request; the result raises RequestError."""
-        key = _key(sampling)
+        key = constraint_key(sampling)
         with self._lock:
             future = self._kept.get(key)
             if future is None or (future.done() and future.exception() is not None):
@@ -134,7 +134,7 @@ class Matchers:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _compile(self, sampling: SamplingParams) -> LLMatcher:
-        return compile_matcher(self._load(), _grammar(sampling, self._limits))
+        return compile_matcher(self._load(), write_constraint(sampling, self._limits))
 
     def _load(self) -> LLTokenizer:
         with self._tokenizer_lock:
@@ -150,13 +150,19 @@ class Matchers:
             return self._tokenizer
 
 
-def _grammar(sampling: SamplingParams, limits: StructuredOutputConfig) -> str:
+def write_constraint(sampling: SamplingParams, limits: StructuredOutputConfig) -> str:
+    """Return the grammar of what constrains the request.
+
+    Raises:
+        ConstraintError: it is broken, or cannot be guaranteed.
+    """
     if sampling.structured_outputs is not None:
         return write_grammar(sampling.structured_outputs, limits)
     return bad_words_grammar(tuple(sampling.bad_words or ()))
 
 
-def _key(sampling: SamplingParams) -> bytes:
+def constraint_key(sampling: SamplingParams) -> bytes:
+    """Return a hash that is the same for the same constraint; raises ConstraintError."""
     if sampling.structured_outputs is not None:
         text = constraint_text(sampling.structured_outputs)
     else:
