@@ -216,6 +216,7 @@ export class Chat {
 
   async #run(body, conversation) {
     const message = { role: "assistant", content: "" };
+    if (body.response_format) message.json = true;
     conversation.messages.push(message);
     const view = this.#draw(message);
     const running = new AbortController();

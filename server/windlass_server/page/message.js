@@ -18,7 +18,9 @@ export class MessageView {
     this.message = message;
     this.actions = actions;
     this.content = element("div", { className: "content" });
-    this.markdown = message.role === "assistant" ? new MarkdownView(this.content) : null;
+    const asIs = message.role !== "assistant" || message.json;
+    if (message.json) this.content.classList.add("json");
+    this.markdown = asIs ? null : new MarkdownView(this.content);
     this.stats = element("p", { className: "stats" });
     this.error = element("p", { className: "error" });
     this.buttons = element("div", { className: "actions" });
@@ -39,7 +41,7 @@ export class MessageView {
   update() {
     const { message } = this;
     if (this.markdown) this.markdown.update(message.content);
-    else this.content.textContent = message.content;
+    else this.content.textContent = message.json ? pretty(message.content) : message.content;
     if (message.reasoning) this.#showReasoning(message.reasoning);
     if (message.tool_calls?.length) this.#showTools(message.tool_calls);
   }

@@ -55,6 +55,7 @@ function checkField(field, params) {
 function parse(field, text) {
   switch (field.dataset.kind) {
     case "lines": return field.value.split("\n").filter((line) => line !== "");
+    case "text": return text;
     case "json": return JSON.parse(text);
     case "schema":
       return { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(text), strict: true } };

@@ -124,6 +124,7 @@ function checkMessage(value, index) {
     }));
   }
   if (isObject(value.stats)) message.stats = checkStats(value.stats);
+  if (value.json === true) message.json = true;
   if (text(value.error)) message.error = value.error;
   return message;
 }

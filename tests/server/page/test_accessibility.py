@@ -131,7 +131,7 @@ def show_chat(visit: Visit) -> None:
     call = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": "{}"}}
     visit.answer_with({"reasoning": "so"}, {"content": RICH}, {"tool_calls": [call]})
     visit.ask("Show everything.")
-    visit.page.get_by_text("Reasoning").click()
+    visit.page.get_by_text("Reasoning", exact=True).click()
 
 
 def show_error(visit: Visit) -> None:

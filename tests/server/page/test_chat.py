@@ -104,6 +104,26 @@ def test_a_schema_and_tools_are_sent_as_openai_has_them(visit: Visit) -> None:
     assert bodies[0]["tools"] == [WEATHER]
 
 
+def test_an_answer_to_a_schema_satisfies_it_and_is_shown_as_it_is(visit: Visit) -> None:
+    properties = {"a_*b*_c": {"enum": [1, 2]}, "d": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    schema["additionalProperties"] = False
+    set_field(visit, "JSON schema of the answer", json.dumps(schema))
+    answer = visit.ask("Choose.")
+    text = answer.locator(".content").text_content() or ""
+    value = json.loads(text)
+    assert text == json.dumps(value, indent=2)
+    assert set(value) == set(properties)
+    assert value["a_*b*_c"] in (1, 2)
+
+
+def test_the_reasoning_effort_is_sent_when_it_is_chosen(visit: Visit) -> None:
+    bodies = visit.answer_with({"content": "Yes."})
+    visit.page.get_by_label("Reasoning effort").select_option("low")
+    visit.ask("Now")
+    assert bodies[0]["reasoning_effort"] == "low"
+
+
 def test_a_setting_that_is_wrong_is_named_and_nothing_is_sent(visit: Visit) -> None:
     visit.page.get_by_label("Message", exact=True).fill("Hello")
     for label, value in (("JSON schema of the answer", "{"), ("Temperature", "3")):
