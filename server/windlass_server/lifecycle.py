@@ -165,6 +165,7 @@ class Lifecycle:
             for task in (*tasks, stop):
                 task.cancel()
             await asyncio.gather(*tasks, stop, return_exceptions=True)
+            self.state.renderer.close()
             if self.state.engine is not None:
                 await self.state.engine.shutdown()
             await serving
