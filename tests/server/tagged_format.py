@@ -69,7 +69,7 @@ class TaggedParser:
 
 
 class TaggedFormat:
-    """The format; it binds nothing."""
+    """The format; it binds calls to nothing."""
 
     name = "tagged"
     keeps_special_tokens = False
@@ -81,8 +81,8 @@ class TaggedFormat:
         return TaggedParser((THINK, CALL) if tools else (THINK,), THINK if in_reasoning else None)
 
     def constraint(self, call: ChatCall, *, in_reasoning: bool) -> StructuredOutputs | None:
-        """Return nothing."""
-        return None
+        """Return what the call itself asks for."""
+        return call.sampling.structured_outputs
 
     def starts_in_reasoning(self, prompt: str) -> bool:
         """Whether the prompt ends with an opened thought."""

@@ -414,6 +414,12 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 5}, "max_tokens", UNSUPPORTED),
     ({"n": 2}, "n", UNSUPPORTED),
     ({"truncation": "auto"}, "truncation", UNSUPPORTED),
+    ({"text": {"verbosity": "low"}}, "text.verbosity", UNSUPPORTED),
+    ({"text": {"format": {"type": "xml"}}}, "text.format.type", VALUE),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", VALUE),
+    ({"reasoning": {"context": "all_turns"}}, "reasoning.context", UNSUPPORTED),
+    ({"thinking_token_budget": 5}, "thinking_token_budget", UNSUPPORTED),
+    ({"return_token_ids": True}, "return_token_ids", UNSUPPORTED),
     ({"include": ["everything"]}, "include[0]", VALUE),
     ({"conversation": "conv_1"}, "conversation", UNSUPPORTED),
     ({"prompt": {"id": "x"}}, "prompt", UNSUPPORTED),
@@ -431,6 +437,18 @@ async def test_a_fault_is_a_400_that_names_the_field(
     assert response.status_code == 400, response.text
     error = response.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
+
+
+async def test_a_format_of_the_text_reaches_the_engine(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    text = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
+    body = await ask(client, text=text)
+    assert body["text"] == text
+    constraint = engine.submitted[0].sampling.structured_outputs
+    assert constraint is not None
+    assert constraint.json == schema
 
 
 async def test_what_codex_sends_is_accepted(client: httpx.AsyncClient) -> None:

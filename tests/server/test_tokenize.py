@@ -71,6 +71,11 @@ async def test_a_fault_names_its_field(
     assert response.json()["error"]["param"] == param
 
 
+async def test_an_unknown_parameter_is_named(client: httpx.AsyncClient) -> None:
+    response = await client.post("/tokenize", json={"prompt": "x", "colour": "red"})
+    assert "colour" in response.headers["x-windlass-warning"]
+
+
 async def test_another_model_is_not_found(client: httpx.AsyncClient) -> None:
     response = await client.post("/tokenize", json={"prompt": "x", "model": "other"})
     assert response.status_code == 404

@@ -81,6 +81,11 @@ def prompt_call(
     if body.truncation == "auto":
         text = "'truncation' is not supported other than disabled."
         raise unsupported("truncation", text)
+    if body.text and body.text.verbosity not in (None, "medium"):
+        raise unsupported("text.verbosity", "'text.verbosity' is not supported other than medium.")
+    if body.reasoning and body.reasoning.context not in (None, "auto"):
+        text = "'reasoning.context' is not supported other than auto."
+        raise unsupported("reasoning.context", text)
     tools = _tools(body.tools or [], settings)
     messages = template_messages(items)
     if body.instructions is not None:

@@ -14,6 +14,7 @@ from windlass_server.body import parse_body
 from windlass_server.engine import Engine
 from windlass_server.errors import unsupported
 from windlass_server.generation import until_disconnect
+from windlass_server.protocol.fields import Body as AnyBody
 from windlass_server.protocol.fields import ModelBody
 from windlass_server.protocol.parameters import printable, unknown_parameter, unknown_parameters
 from windlass_server.state import ServerState
@@ -42,16 +43,28 @@ async def accept(
     engine = state.serving_engine()
     body = await parse_body(request, model)
     state.require_model(body.model)
-    unknown = unknown_parameters(body, refused)
+    headers = warnings(body, refused, state)
     if getattr(body, "priority", None) and not state.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
+    return body, engine, headers
+
+
+def warnings(
+    body: AnyBody, refused: Mapping[str, tuple[Any, ...]], state: ServerState
+) -> dict[str, str]:
+    """Return the header that names unknown parameters, if there are any.
+
+    Raises:
+        ApiError: 400, a parameter is refused, or is unknown and the server is strict.
+    """
+    unknown = unknown_parameters(body, refused)
     if not unknown:
-        return body, engine, {}
+        return {}
     if state.settings.strict_params:
         raise unknown_parameter(unknown)
     names = printable(unknown)
     logger.warning("Unknown parameters were ignored: %s", names)
-    return body, engine, {WARNING_HEADER: f"unknown parameters were ignored: {names}"}
+    return {WARNING_HEADER: f"unknown parameters were ignored: {names}"}
 
 
 async def whole_answer(

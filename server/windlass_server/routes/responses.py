@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from windlass.request import SamplingParams
-from windlass_server.body import parse_body
 from windlass_server.chat.turn import ChatTurn
 from windlass_server.errors import ApiError, invalid_request, unsupported
 from windlass_server.protocol.parameters import RESPONSES_UNSUPPORTED
@@ -129,14 +128,12 @@ def _launch(
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request) -> HttpResponse:
     """Count the tokens of a prompt."""
+    body, engine, headers = await accept(request, InputTokensRequest, RESPONSES_UNSUPPORTED)
     state, owner = server_state(request), _owner(request)
-    engine = state.serving_engine()
-    body = await parse_body(request, InputTokensRequest)
-    state.require_model(body.model)
     inputs, history = _conversation(body, state, owner)
     call = prompt_call(body, [*history, *inputs], SamplingParams(), state.settings)
     prompt = await state.renderer.prompt(call, engine)
-    return json_response(InputTokens(len(prompt["prompt_token_ids"])))
+    return json_response(InputTokens(len(prompt["prompt_token_ids"])), headers)
 
 
 @router.get("/v1/responses/{response_id}")

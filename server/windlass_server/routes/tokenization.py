@@ -24,7 +24,7 @@ from windlass_server.protocol.tokenization import (
     TokenizerInfo,
 )
 from windlass_server.protocol.tools import chat_tools
-from windlass_server.routes.request import json_response, server_state
+from windlass_server.routes.request import json_response, server_state, warnings
 
 if TYPE_CHECKING:
     from windlass_server.engine import Engine
@@ -43,12 +43,13 @@ async def tokenize(request: Request) -> Response:
     body = await parse_body(request, TokenizeRequest)
     if body.model is not None:
         state.require_model(body.model)
+    headers = warnings(body, {}, state)
     tokens = await _tokens(body, state, engine)
     tokenizer = engine.tokenizer
     answer = TokenizeResponse(len(tokens), engine.info.max_model_len, tokens)
     if body.return_token_strs:
         answer.token_strs = [tokenizer.token_text(token) for token in tokens]
-    return json_response(answer)
+    return json_response(answer, headers)
 
 
 async def _tokens(body: TokenizeRequest, state: ServerState, engine: Engine) -> list[int]:
@@ -91,12 +92,13 @@ async def detokenize(request: Request) -> Response:
     body = await parse_body(request, DetokenizeRequest)
     if body.model is not None:
         state.require_model(body.model)
+    headers = warnings(body, {}, state)
     size = engine.info.vocab_size
     if any(not 0 <= token < size for token in body.tokens):
         text = f"'tokens' must be ids from 0 to {size - 1}."
         raise invalid_request(text, "tokens", "invalid_value")
     text = await asyncio.to_thread(_text, engine.tokenizer, body.tokens)
-    return json_response(DetokenizeResponse(text))
+    return json_response(DetokenizeResponse(text), headers)
 
 
 def _text(tokenizer: Tokenizer, tokens: list[int]) -> str:
