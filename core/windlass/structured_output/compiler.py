@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from windlass.config import StructuredOutputConfig
-from windlass.errors import QueueFullError, RequestError
+from windlass.errors import EngineDeadError, QueueFullError, RequestError
 from windlass.request import SamplingParams
 from windlass.structured_output.matcher import constraint_key, is_constrained
 from windlass.structured_output.vocabulary import Vocabulary
@@ -42,6 +42,8 @@ _ENTRY_BYTES = 256
 _DIED = "died"
 """Code of a verdict that is not remembered: the process may have been killed by anybody."""
 
+_CLOSED = "the engine is shutting down"
+
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; "
     "from windlass.structured_output.worker_process import main; main()"
@@ -57,6 +59,7 @@ class GrammarCompiler:
     ) -> None:
         self._limits = limits
         self._verdicts = _Verdicts(limits.cache_bytes)
+        self._closed = False
         self._running: dict[bytes, asyncio.Future[Verdict]] = {}
         self._workers = [_Worker(vocabulary, limits) for _ in range(limits.num_workers)]
         self._free = list(self._workers)
@@ -68,17 +71,26 @@ class GrammarCompiler:
         Raises:
             RequestError: it cannot be kept to, or is too complex; the text says why.
             QueueFullError: too many wait to be compiled.
+            EngineDeadError: this was closed.
         """
         if not is_constrained(sampling):
             return
         key = constraint_key(sampling)
         verdict = self._verdicts.get(key)
         if verdict is None:
-            verdict = await asyncio.shield(self._shared(key, sampling))
+            verdict = await self._wait(self._shared(key, sampling))
         if verdict.message:
             param = "bad_words" if sampling.bad_words else "structured_outputs"
             code = "grammar_too_complex" if verdict.code == _DIED else verdict.code
             raise RequestError(verdict.message, param=param, code=code)
+
+    async def _wait(self, running: asyncio.Future[Verdict]) -> Verdict:
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if running.cancelled():
+                raise EngineDeadError(_CLOSED) from None
+            raise
 
     def _shared(self, key: bytes, sampling: SamplingParams) -> asyncio.Future[Verdict]:
         """The judgement of this constraint, which other requests may be waiting for already."""
@@ -86,6 +98,8 @@ class GrammarCompiler:
         if running is None:
             if len(self._running) >= MAX_WAITING:
                 raise QueueFullError("Too many constraints wait to be compiled.")
+            if self._closed:
+                raise EngineDeadError(_CLOSED)
             running = asyncio.get_running_loop().run_in_executor(self._pool, self._judge, sampling)
             self._running[key] = running
             running.add_done_callback(lambda done: self._judged(key, done))
@@ -106,9 +120,12 @@ class GrammarCompiler:
 
     def close(self) -> None:
         """End the processes, and the judgements that run."""
+        self._closed = True
         for worker in self._workers:
-            worker.close()
+            worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.end()
 
 
 class _Verdicts:
@@ -172,8 +189,8 @@ class _Worker:
         command = [sys.executable, "-I", "-c", _PROGRAM.format(path=sys.path)]
         with self._lock:
             if self._closed:
-                return Verdict("The engine is shutting down.", _DIED)
-            self._end()
+                return Verdict(_CLOSED, _DIED)
+            self.end()
             process = self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -197,7 +214,8 @@ class _Worker:
         sure = status in (-signal.SIGPROF, -signal.SIGABRT)
         return Verdict(too_complex(self._limits), "grammar_too_complex" if sure else _DIED)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Kill and reap the process and close its pipes; no judgement may be running."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -208,8 +226,8 @@ class _Worker:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def close(self) -> None:
-        """Kill the process; a judgement that runs ends with it."""
+    def kill(self) -> None:
+        """Kill the process for good; a judgement that runs ends with it."""
         with self._lock:
             self._closed = True
             if self._process is not None:

@@ -9,7 +9,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import jsonschema
@@ -98,13 +98,21 @@ def _hostname(value: object) -> bool:
     )
 
 
+def _number(text: str) -> Decimal | float:
+    """Exact, unless the exponent is beyond what Decimal knows."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return float(text)
+
+
 def fault(schema: Any, text: str) -> str:
     """What is wrong with `text` under `schema`; "" where it is valid."""
     try:
-        value = json.loads(text, parse_float=Decimal)
+        value = json.loads(text, parse_float=_number)
     except ValueError as error:
         return f"{text!r} is no JSON: {error}"
-    exact = json.loads(json.dumps(_for_python(schema)), parse_float=Decimal)
+    exact = json.loads(json.dumps(_for_python(schema)), parse_float=_number)
     validator = jsonschema.Draft202012Validator(exact, format_checker=_FORMATS)
     error = next(validator.iter_errors(value), None)
     return f"{text!r}: {error.message}" if error else ""
