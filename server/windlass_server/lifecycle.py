@@ -187,7 +187,12 @@ class Lifecycle:
             reason = f"{type(exc).__name__}: {exc}"
             self._fail(EngineError(f"the engine could not start: {reason}"))
             return
-        self.state.serve(engine)
+        try:
+            self.state.serve(engine)
+        except WindlassError as exc:
+            await engine.shutdown()
+            self._fail(exc)
+            return
         print_ready(ready_text(self._settings, engine.info, address))
         while not _is_down_for_good(engine):
             await asyncio.sleep(_WATCH_INTERVAL)

@@ -76,6 +76,10 @@ class TaggedFormat:
     has_tools = True
     has_reasoning_budget = False
 
+    def prepared(self, call: ChatCall) -> ChatCall:
+        """Return the call as it is."""
+        return call
+
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> TaggedParser:
         """Return a parser of one answer."""
         return TaggedParser((THINK, CALL) if tools else (THINK,), THINK if in_reasoning else None)
