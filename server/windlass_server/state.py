@@ -8,15 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from windlass.errors import EngineDeadError
+from windlass.text import Tokenizer, TokensPrompt
+from windlass_server.chat.call import ChatCall
 from windlass_server.chat.format import ChatFormat, PlainFormat
 from windlass_server.chat.render import ChatRenderer
 from windlass_server.engine import Engine
 from windlass_server.engine_view import ViewCache
 from windlass_server.errors import ApiError, model_not_found, shutting_down, unavailable
+from windlass_server.formats.detect import detect
 from windlass_server.metrics import ServerMetrics
 from windlass_server.responses.background import BackgroundResponses
 from windlass_server.responses.store import ResponseStore
 from windlass_server.settings import ServerSettings
+
+
+def format_of(tokenizer: Tokenizer, settings: ServerSettings) -> ChatFormat:
+    """Return how the model with this tokenizer writes reasoning and calls.
+
+    Raises:
+        ConfigError: a setting names no format.
+    """
+    template = settings.chat_template or tokenizer.chat_template
+    return detect(
+        template,
+        tokenizer.special_tokens,
+        tool_call_parser=settings.tool_call_parser,
+        reasoning_parser=settings.reasoning_parser,
+    )
 
 
 def model_loading() -> ApiError:
@@ -55,6 +73,7 @@ class ServerState:
     def serve(self, engine: Engine) -> None:
         """Hand over the loaded engine: requests are accepted from now on."""
         self._engine = engine
+        self.chat_format = format_of(engine.tokenizer, self.settings)
         self.metrics.read_from(engine)
 
     def serving_engine(self) -> Engine:
@@ -68,6 +87,14 @@ class ServerState:
         if self._engine is None:
             raise model_loading()
         return self._engine
+
+    async def prompt(self, call: ChatCall, engine: Engine) -> TokensPrompt:
+        """Return the prompt of `call`.
+
+        Raises:
+            RequestError: no template, messages it refuses, too much text, or too slow.
+        """
+        return await self.renderer.prompt(self.chat_format.prepared(call), engine)
 
     def require_model(self, name: str) -> None:
         """Raise a 404 unless `name` is served here."""

@@ -22,13 +22,15 @@ from windlass.request import Logprob, Request, SamplingParams, TokenLogprobs
 from windlass.request_stream import Inbox, RequestStream
 from windlass.text import InputProcessor, OutputProcessor, ProcessedRequest, Prompt, Tokenizer
 from windlass_server.app import create_app
+from windlass_server.formats.chat_format import ModelFormat
+from windlass_server.formats.detect import REASONING
+from windlass_server.formats.json_calls import Hermes
 from windlass_server.lifecycle import http_server, listen
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tagged_format import TaggedFormat
 
 MODEL = "fake-model"
 ANSWER = "Üben: the windlass hauls 3 ropes, 猫 and 🐈 watch. It stops by itself."
@@ -261,7 +263,7 @@ def make_state(engine: FakeEngine) -> Callable[..., ServerState]:
         state = ServerState(ServerSettings(**settings))
         if loaded:
             state.serve(engine)
-            state.chat_format = TaggedFormat()
+            state.chat_format = ModelFormat(Hermes(), REASONING["think"])
         return state
 
     return make

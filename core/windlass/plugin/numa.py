@@ -6,12 +6,13 @@ Reads /sys/devices/system/node and /proc/self/status; no torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 NODES = Path("/sys/devices/system/node")
 
 
-class NumaNode(NamedTuple):
+class NumaNode(msgspec.Struct, frozen=True):
     """Processors of a node that this process may run on, and the node's memory in bytes."""
 
     index: int

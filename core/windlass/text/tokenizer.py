@@ -157,6 +157,20 @@ class Tokenizer:
         return self._special_ids
 
     @property
+    def special_tokens(self) -> dict[str, int]:
+        """The text of each special token, and its id."""
+        added = self._backend.get_added_tokens_decoder()
+        return {str(added[i].content): i for i in sorted(self._special_ids)}
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that chats are rendered with; of several the default one."""
+        template = self.hf_tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("default")
+        return template or None
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model brings a chat template."""
         return bool(self.hf_tokenizer.chat_template)

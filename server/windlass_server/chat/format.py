@@ -31,10 +31,29 @@ class ChatFormat(Protocol):
     `has_reasoning_budget` say what `constraint` can do.
     """
 
-    name: str
-    keeps_special_tokens: bool
-    has_tools: bool
-    has_reasoning_budget: bool
+    @property
+    def name(self) -> str:
+        """What the format is called."""
+        ...
+
+    @property
+    def keeps_special_tokens(self) -> bool:
+        """Whether special tokens have to be in the text."""
+        ...
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether calls can be read."""
+        ...
+
+    @property
+    def has_reasoning_budget(self) -> bool:
+        """Whether reasoning can be bounded."""
+        ...
+
+    def prepared(self, call: ChatCall) -> ChatCall:
+        """Return the call as the model's template can show it."""
+        ...
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> OutputParser:
         """Return a parser of one answer."""
@@ -68,6 +87,10 @@ class PlainFormat:
     keeps_special_tokens = False
     has_tools = False
     has_reasoning_budget = False
+
+    def prepared(self, call: ChatCall) -> ChatCall:
+        """Return the call as it is."""
+        return call
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> PlainParser:
         """Return a parser of one answer."""

@@ -136,9 +136,13 @@ class ChatTurn:
         if call.requires_budget and not chat_format.has_reasoning_budget:
             text = "'thinking_token_budget' is not supported: this model's reasoning is not known."
             raise unsupported("thinking_token_budget", text)
-        prompt = await state.renderer.prompt(call, engine)
+        prompt = await state.prompt(call, engine)
         in_reasoning = chat_format.starts_in_reasoning(prompt["prompt"])
         sampling = _sampling(call, chat_format, in_reasoning)
+        choices = [
+            _Choice(i, chat_format.parser(tools, in_reasoning=in_reasoning), in_reasoning, engine)
+            for i in range(sampling.n)
+        ]
         try:
             generation = await Generation.start(
                 state,
@@ -151,10 +155,6 @@ class ChatTurn:
             )
         except RequestError as exc:
             raise _renamed(exc, call) from None
-        choices = [
-            _Choice(i, chat_format.parser(tools, in_reasoning=in_reasoning), in_reasoning, engine)
-            for i in range(sampling.n)
-        ]
         return cls(generation, prompt, choices)
 
     @property

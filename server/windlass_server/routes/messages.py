@@ -45,5 +45,5 @@ async def count_tokens(request: Request) -> Response:
     body, engine, headers = await accept(request, CountTokensRequest, MESSAGES_UNSUPPORTED)
     state = server_state(request)
     call = prompt_call(body, SamplingParams(), state.settings)
-    prompt = await state.renderer.prompt(call, engine)
+    prompt = await state.prompt(call, engine)
     return json_response(TokenCount(len(prompt["prompt_token_ids"])), headers)

@@ -132,7 +132,7 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     state, owner = server_state(request), _owner(request)
     inputs, history = _conversation(body, state, owner)
     call = prompt_call(body, [*history, *inputs], SamplingParams(), state.settings)
-    prompt = await state.renderer.prompt(call, engine)
+    prompt = await state.prompt(call, engine)
     return json_response(InputTokens(len(prompt["prompt_token_ids"])), headers)
 
 

@@ -59,7 +59,7 @@ async def _tokens(body: TokenizeRequest, state: ServerState, engine: Engine) -> 
     if body.prompt is not None:
         special = body.add_special_tokens is not False
         return await asyncio.to_thread(engine.tokenizer.encode, body.prompt, special)
-    prompt = await state.renderer.prompt(_call(body, state), engine)
+    prompt = await state.prompt(_call(body, state), engine)
     return prompt["prompt_token_ids"]
 
 

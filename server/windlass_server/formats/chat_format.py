@@ -1,0 +1,76 @@
+"""A chat format: a syntax of calls and of reasoning, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from windlass_server.formats.grammar import Grammar
+from windlass_server.formats.harmony import Harmony, HarmonyParser
+from windlass_server.formats.parser import AnswerParser, ReasoningTags
+from windlass_server.formats.syntax import ToolSyntax
+from windlass_server.formats.told_tools import told_in_messages
+
+if TYPE_CHECKING:
+    from windlass.request import StructuredOutputs
+    from windlass_server.chat.call import ChatCall
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """How one kind of model writes.
+
+    `special_tokens` maps the special tokens that may occur in an answer to their ids: those that
+    the format reads, and those that end a message. `shows_tools` says that the template tells the
+    model of tools; where it does not, a system message does (`prepared`).
+    """
+
+    syntax: ToolSyntax | None = None
+    reasoning: ReasoningTags | None = None
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    shows_tools: bool = True
+
+    has_reasoning_budget = False
+
+    @property
+    def name(self) -> str:
+        """The syntax of calls, or "plain"."""
+        return self.syntax.name if self.syntax else "plain"
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether calls can be read."""
+        return self.syntax is not None
+
+    @property
+    def keeps_special_tokens(self) -> bool:
+        """Whether special tokens have to be in the text that the parser reads."""
+        tags = (self.reasoning.open, self.reasoning.close) if self.reasoning else ()
+        markers = (*tags, *(self.syntax.markers if self.syntax else ()))
+        return any(marker in self.special_tokens for marker in markers)
+
+    def prepared(self, call: ChatCall) -> ChatCall:
+        """Return the call as the template can show it."""
+        if self.shows_tools or not (call.shown_tools or any(map(_uses_tools, call.messages))):
+            return call
+        messages = told_in_messages(call.messages, call.shown_tools)
+        return replace(call, messages=messages, tools=[])
+
+    def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> AnswerParser:
+        """Return a parser of one answer."""
+        kind = HarmonyParser if isinstance(self.syntax, Harmony) else AnswerParser
+        dropped = tuple(self.special_tokens) if self.keeps_special_tokens else ()
+        return kind(self.syntax, self.reasoning, tools, dropped=dropped, in_reasoning=in_reasoning)
+
+    def constraint(self, call: ChatCall, *, in_reasoning: bool) -> StructuredOutputs | None:
+        """Return what keeps the model to the call's tools and format."""
+        return Grammar(self, in_reasoning).constraint(call)
+
+    def starts_in_reasoning(self, prompt: str) -> bool:
+        """Whether the prompt's end has begun the model's reasoning."""
+        return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.open)
+
+
+def _uses_tools(message: dict[str, Any]) -> bool:
+    return message["role"] in ("tool", "function") or bool(message.get("tool_calls"))
