@@ -63,15 +63,21 @@ class ServerSettings:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if self.max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes must be at least 1, not {self.max_body_bytes}")
-        for name in ("max_messages", "max_tools", "max_tool_bytes", "template_timeout"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+        self._check_chat_limits()
         if self.shutdown_timeout < 0:
             raise ConfigError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
         if any(not key for key in self.api_keys):
             raise ConfigError("api_key must not be empty")
         if self.root_path and not self.root_path.startswith("/"):
             raise ConfigError(f"root_path must start with '/', not {self.root_path!r}")
+
+    def _check_chat_limits(self) -> None:
+        for name in ("max_messages", "max_tools", "max_tool_bytes", "template_timeout"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("stored_responses", "stored_response_bytes", "background_responses"):
+            if getattr(self, f"max_{name}") < 0:
+                raise ConfigError(f"max_{name} must be at least 0")
 
     @property
     def model_name(self) -> str:

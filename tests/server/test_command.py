@@ -14,6 +14,7 @@ from windlass import demo_model
 from windlass.arguments import engine_config
 from windlass.errors import ConfigError
 from windlass_server.command import add_arguments, server_settings
+from windlass_server.settings import ServerSettings
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -68,6 +69,31 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
     assert settings.allowed_origins == ("https://a", "https://b")
 
 
+def test_flags_of_the_chat_surfaces_become_settings() -> None:
+    args = parse(
+        *("--trust-request-chat-template", "--template-timeout", "2.5"),
+        *("--tool-call-parser", "hermes", "--reasoning-parser", "think"),
+        *("--max-messages", "1", "--max-tools", "2", "--max-tool-bytes", "3"),
+        *("--max-stored-responses", "4", "--max-stored-response-bytes", "5"),
+        *("--max-background-responses", "6", "--response-ttl", "7"),
+    )
+    settings = server_settings(args)
+    assert settings.trust_request_chat_template
+    assert settings.template_timeout == 2.5
+    assert (settings.tool_call_parser, settings.reasoning_parser) == ("hermes", "think")
+    assert (settings.max_messages, settings.max_tools, settings.max_tool_bytes) == (1, 2, 3)
+    assert settings.max_stored_responses == 4
+    assert settings.max_stored_response_bytes == 5
+    assert settings.max_background_responses == 6
+    assert settings.response_ttl == 7
+    plain, defaults = server_settings(parse()), ServerSettings(served_model_names=("x",))
+    for name in ("max_messages", "max_tools", "max_tool_bytes", "template_timeout"):
+        assert getattr(plain, name) == getattr(defaults, name)
+    for name in ("max_stored_responses", "max_stored_response_bytes", "response_ttl"):
+        assert getattr(plain, name) == getattr(defaults, name)
+    assert not plain.trust_request_chat_template
+
+
 def test_origins_may_come_as_json() -> None:
     args = parse("--allowed-origins", '["https://a", "*"]')
     assert server_settings(args).allowed_origins == ("https://a", "*")
@@ -81,6 +107,8 @@ def test_origins_may_come_as_json() -> None:
         (("--allowed-origins", "[x"), "not valid JSON"),
         (("--port", "70000"), "port must be"),
         (("--max-body-bytes", "0"), "max_body_bytes must be"),
+        (("--max-tools", "0"), "max_tools must be"),
+        (("--max-stored-responses", "-1"), "max_stored_responses must be"),
         (("--shutdown-timeout", "-1"), "shutdown_timeout must be"),
         (("--api-key", ""), "api_key must not be empty"),
         (("--root-path", "x"), "root_path must start"),

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 
-from windlass.errors import ModelError, WindlassError
+from windlass.errors import ConfigError, ModelError, WindlassError
 from windlass_server import lifecycle as module
 from windlass_server.console import ready_text
 from windlass_server.lifecycle import Lifecycle, address_of, listen
@@ -177,6 +177,15 @@ async def test_a_failed_load_ends_the_server_with_its_reason(error: Exception) -
     async with Running(start) as server:
         with pytest.raises(WindlassError, match=r"config.json|could not start: KeyError"):
             await server.done
+
+
+async def test_a_parser_that_is_not_there_ends_the_server(
+    engine: FakeEngine, start_engine: Any
+) -> None:
+    async with Running(start_engine, tool_call_parser="none") as server:
+        with pytest.raises(ConfigError, match="tool_call_parser must be one of"):
+            await server.done
+    assert engine.was_shut_down
 
 
 async def test_an_engine_that_stays_dead_ends_the_server(
