@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windlass.config import BackendConfig, EngineConfig
+    from windlass.config import BackendConfig, EngineConfig, StructuredOutputConfig
 
 _MULTIPLIERS = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmKM]?)")
@@ -39,6 +39,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     _add_backend_arguments(parser)
     _add_cache_arguments(parser)
     _add_scheduler_arguments(parser)
+    _add_constraint_arguments(parser)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +171,37 @@ def _add_scheduler_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("structured output")
+    group.add_argument(
+        "--max-constraint-bytes", type=int, metavar="BYTES", help="longest schema or grammar"
+    )
+    group.add_argument(
+        "--max-schema-depth", type=int, metavar="N", help="most JSON schemas inside each other"
+    )
+    group.add_argument(
+        "--compile-cpu-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="processor time to compile a schema or grammar",
+    )
+    group.add_argument(
+        "--compile-memory-bytes", type=int, metavar="BYTES", help="memory to compile one"
+    )
+    group.add_argument(
+        "--compile-workers", type=int, metavar="N", help="processes that compile them"
+    )
+    group.add_argument(
+        "--compile-cache-bytes", type=int, metavar="BYTES", help="remembered results, in bytes"
+    )
+    group.add_argument(
+        "--logits-processors",
+        nargs="+",
+        metavar="NAME",
+        help="plugins that requests may ask for in extra_args",
+    )
+
+
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     """Make the settings of an engine from parsed flags; without MODEL, of the demo model.
 
@@ -193,8 +225,24 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         cache=CacheConfig(**_given(args, *cache_names), **_set({"dtype": args.kv_cache_dtype})),
         scheduler=SchedulerConfig(**scheduler),
         backend=_backend_config(args),
+        structured_output=_constraint_config(args),
+        logits_processors=tuple(args.logits_processors or ()),
         **_given(args, "step_timeout"),
     )
+
+
+def _constraint_config(args: argparse.Namespace) -> StructuredOutputConfig:
+    from windlass.config import StructuredOutputConfig
+
+    values = {
+        "max_bytes": args.max_constraint_bytes,
+        "max_depth": args.max_schema_depth,
+        "cpu_seconds": args.compile_cpu_seconds,
+        "memory_bytes": args.compile_memory_bytes,
+        "num_workers": args.compile_workers,
+        "cache_bytes": args.compile_cache_bytes,
+    }
+    return StructuredOutputConfig(**_set(values))
 
 
 def _backend_config(args: argparse.Namespace) -> BackendConfig:

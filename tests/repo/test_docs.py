@@ -17,6 +17,7 @@ from windlass.config import (
     EngineConfig,
     ModelConfig,
     SchedulerConfig,
+    StructuredOutputConfig,
 )
 from windlass.request import SamplingParams
 from windlass_server.command import add_arguments
@@ -99,6 +100,7 @@ def first_column(table: str) -> list[str]:
         ("### `CacheConfig`", CacheConfig),
         ("### `SchedulerConfig`", SchedulerConfig),
         ("### `BackendConfig`", BackendConfig),
+        ("### `StructuredOutputConfig`", StructuredOutputConfig),
         ("### `EngineConfig`", EngineConfig),
         ("## Sampling", SamplingParams),
     ],
@@ -107,7 +109,9 @@ def test_every_field_is_told_in_order(heading: str, config: type) -> None:
     assert first_column(section(heading)) == list(config.__annotations__)
 
 
-@pytest.mark.parametrize("config", [ModelConfig, CacheConfig, SchedulerConfig, BackendConfig])
+@pytest.mark.parametrize(
+    "config", [ModelConfig, CacheConfig, SchedulerConfig, BackendConfig, StructuredOutputConfig]
+)
 def test_defaults_of_the_engine_are_true(config: type[msgspec.Struct]) -> None:
     rows = section(f"### `{config.__name__}`").splitlines()
     for field in msgspec.structs.fields(config):

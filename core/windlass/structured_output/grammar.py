@@ -15,8 +15,9 @@ from windlass.structured_output.errors import ConstraintError
 from windlass.structured_output.json_schema import prepare_schema
 
 _JSON_OPTIONS: dict[str, Any] = {
-    # What an output may hold between its tokens, bounded: a model may get lost in white space.
-    "whitespace_pattern": r"[ \n\r\t]{1,100}",
+    # Between JSON's tokens: a space, or a new line with its indentation. A model may get lost in
+    # more than that.
+    "whitespace_pattern": r" |\r?\n[ \t]{0,64}",
     # Not \uXXXX: a further property could be called "\u0061" beside a property "a".
     "json_allowed_escapes": 'nrbtf\\"',
 }
