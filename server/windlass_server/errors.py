@@ -71,6 +71,12 @@ def invalid_request(message: str, param: str | None = None, code: str | None = N
     return ApiError(400, message, param=param, code=code)
 
 
+def missing(param: str) -> ApiError:
+    """Return a 400 for a field that must be there."""
+    text = f"Missing required parameter: '{param}'."
+    return invalid_request(text, param, "missing_required_parameter")
+
+
 def unsupported(param: str, message: str | None = None) -> ApiError:
     """Return a 400 for a parameter that is known and not supported."""
     text = message or f"'{param}' is not supported by this server."

@@ -7,9 +7,10 @@ from typing import Any
 
 from windlass.errors import RequestError
 from windlass.request import SamplingParams
-from windlass_server.chat.call import NO_THINKING, THINKING, ChatCall, ToolChoice
+from windlass_server.chat.call import ChatCall, ToolChoice
+from windlass_server.chat.template import NO_THINKING, THINKING
 from windlass_server.engine import Engine
-from windlass_server.errors import ApiError, invalid_request, unsupported
+from windlass_server.errors import ApiError, invalid_request, missing, unsupported
 from windlass_server.protocol.messages import (
     Block,
     Content,
@@ -96,16 +97,11 @@ def _variables(thinking: ThinkingParam | None, effort: str | None) -> dict[str, 
         variables |= NO_THINKING
     elif thinking.type == "enabled":
         if thinking.budget_tokens is None:
-            raise _missing("thinking.budget_tokens")
+            raise missing("thinking.budget_tokens")
         variables |= THINKING
     if effort is not None:
         variables["reasoning_effort"] = effort
     return variables
-
-
-def _missing(param: str) -> ApiError:
-    text = f"Missing required parameter: '{param}'."
-    return invalid_request(text, param, "missing_required_parameter")
 
 
 def _system(system: Content | None) -> list[dict[str, Any]]:
@@ -134,7 +130,7 @@ def _wrong_kind(block: Block, param: str) -> ApiError:
 
 def _required(value: str | None, param: str) -> str:
     if value is None:
-        raise _missing(param)
+        raise missing(param)
     return value
 
 
@@ -225,7 +221,7 @@ def _tools(tools: Sequence[ToolParam], settings: ServerSettings) -> list[dict[st
             text = f"'{param}' is of type {kind}: only tools with an input_schema are supported."
             raise unsupported(f"{param}.type", text)
         if tool.input_schema is None:
-            raise _missing(f"{param}.input_schema")
+            raise missing(f"{param}.input_schema")
         result.append(function_tool(tool.name, tool.description, tool.input_schema))
     check_tools(result, settings)
     return result

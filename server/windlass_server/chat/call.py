@@ -9,10 +9,6 @@ from windlass.request import SamplingParams
 
 ToolMode = Literal["auto", "none", "required"]
 
-NO_THINKING: dict[str, Any] = {"enable_thinking": False, "thinking": False}
-THINKING: dict[str, Any] = {"enable_thinking": True, "thinking": True}
-"""The template variables by which models are told whether to think: Qwen's and DeepSeek's."""
-
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:

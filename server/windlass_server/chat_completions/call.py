@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from windlass.request import SamplingParams
-from windlass_server.chat.call import NO_THINKING, ChatCall, ToolChoice
+from windlass_server.chat.call import ChatCall, ToolChoice
+from windlass_server.chat.template import template_variables
 from windlass_server.chat_completions.messages import check_messages, template_messages
 from windlass_server.engine import Engine
 from windlass_server.errors import invalid_request, unsupported
@@ -42,17 +41,6 @@ def chat_call(body: ChatCompletionRequest, engine: Engine, settings: ServerSetti
         cache_salt=body.cache_salt or "",
         count_max=body.max_tokens is not None or body.max_completion_tokens is not None,
     )
-
-
-def template_variables(given: dict[str, Any] | None, effort: str | None) -> dict[str, Any]:
-    """Return the template's variables; what the client itself set stays."""
-    variables = dict(given or {})
-    if effort is None:
-        return variables
-    wanted: dict[str, Any] = {"reasoning_effort": effort}
-    if effort == "none":
-        wanted |= NO_THINKING
-    return {**wanted, **variables}
 
 
 def _no_tools(body: ChatCompletionRequest) -> ToolChoice:

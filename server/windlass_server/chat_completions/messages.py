@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from windlass_server.errors import ApiError, invalid_request, unsupported
+from windlass_server.chat.template import template_tool_call
+from windlass_server.errors import invalid_request, missing, unsupported
 from windlass_server.protocol.chat import CalledFunction, ContentPart, Message
 
 MEDIA_PARTS = frozenset(
     {"image_url", "input_image", "input_audio", "audio_url", "video_url", "file", "input_file"}
 )
-
-
-def missing(param: str) -> ApiError:
-    """Return the 400 for a field that must be there."""
-    text = f"Missing required parameter: '{param}'."
-    return invalid_request(text, param, "missing_required_parameter")
 
 
 def check_messages(messages: Sequence[Message], limit: int) -> None:
@@ -78,19 +71,3 @@ def _template_message(message: Message) -> dict[str, Any]:
         call: CalledFunction = message.function_call
         plain["tool_calls"] = [template_tool_call(None, call.name, call.arguments)]
     return plain
-
-
-def template_tool_call(call_id: str | None, name: str, arguments: str) -> dict[str, Any]:
-    """Return a call with its arguments as an object, which is what templates expect."""
-    call: dict[str, Any] = {} if call_id is None else {"id": call_id}
-    call["type"] = "function"
-    call["function"] = {"name": name, "arguments": _parsed(arguments)}
-    return call
-
-
-def _parsed(arguments: str) -> object:
-    """Return the JSON value of `arguments`; text that is none stays as it is."""
-    try:
-        return msgspec.json.decode(arguments) if arguments.strip() else {}
-    except (msgspec.DecodeError, RecursionError, UnicodeError):
-        return arguments

@@ -9,7 +9,7 @@ from pydantic import Field, Tag
 from windlass.errors import RequestError
 from windlass.request import StructuredOutputs
 from windlass_server.body import UNION_TAG
-from windlass_server.errors import invalid_request
+from windlass_server.errors import invalid_request, missing
 from windlass_server.protocol.fields import FIRST_FAULT, TEXT, Body, one_of
 
 _OBJECT = UNION_TAG + "object"
@@ -95,7 +95,8 @@ def structured_outputs(body: ConstraintFields) -> StructuredOutputs | None:
         if param == "structured_outputs" and body.structured_outputs is not None:
             return _from_fields(body.structured_outputs)
         value, kind = getattr(body, param), param.removeprefix("guided_")
-        return StructuredOutputs(**{kind: tuple(value) if kind == "choice" else value})
+        fields: dict[str, Any] = {kind: tuple(value) if kind == "choice" else value}
+        return StructuredOutputs(**fields)
     except RequestError as exc:
         raise invalid_request(exc.message, param, exc.code) from None
 
@@ -116,8 +117,7 @@ def _response_format(response_format: ResponseFormat) -> StructuredOutputs:
     described = response_format.json_schema
     if described is None or described.schema_ is None:
         param = "response_format.json_schema" + ("" if described is None else ".schema")
-        message = f"Missing required parameter: '{param}'."
-        raise invalid_request(message, param, "missing_required_parameter")
+        raise missing(param)
     return StructuredOutputs(json=described.schema_)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from pydantic import Field
 
 from windlass_server.chat.call import ToolChoice
-from windlass_server.errors import ApiError, invalid_request, unsupported
+from windlass_server.errors import ApiError, invalid_request, missing, unsupported
 from windlass_server.protocol.fields import Body
 from windlass_server.settings import ServerSettings
 
@@ -58,8 +58,7 @@ def chat_tools(tools: Sequence[ChatTool], settings: ServerSettings) -> list[dict
         param = f"tools[{index}]"
         require_function(tool.type, param)
         if tool.function is None:
-            text = f"Missing required parameter: '{param}.function'."
-            raise invalid_request(text, f"{param}.function", "missing_required_parameter")
+            raise missing(f"{param}.function")
         function = tool.function
         result.append(function_tool(function.name, function.description, function.parameters))
     check_tools(result, settings)

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from windlass.request import SamplingParams
 from windlass_server.chat.answer import new_id
 from windlass_server.chat.call import ChatCall, ToolChoice
-from windlass_server.chat_completions.call import template_variables
+from windlass_server.chat.template import template_variables
 from windlass_server.engine import Engine
-from windlass_server.errors import invalid_request, unsupported
+from windlass_server.errors import invalid_request, missing, unsupported
 from windlass_server.protocol.response_objects import ReasoningEcho, Response
 from windlass_server.protocol.responses import (
     ResponseInputFields,
@@ -73,8 +73,7 @@ def prompt_call(
 ) -> ChatCall:
     """Return the call as far as its prompt is concerned."""
     if not items:
-        text = "Missing required parameter: 'input'."
-        raise invalid_request(text, "input", "missing_required_parameter")
+        raise missing("input")
     if len(items) > settings.max_messages:
         text = f"The conversation must have at most {settings.max_messages} items."
         raise invalid_request(text, "input", "invalid_value")
@@ -122,9 +121,7 @@ def _tools(tools: Sequence[ResponsesTool], settings: ServerSettings) -> list[dic
     for index, tool in enumerate(tools):
         require_function(tool.type, f"tools[{index}]")
         if tool.name is None:
-            param = f"tools[{index}].name"
-            text = f"Missing required parameter: '{param}'."
-            raise invalid_request(text, param, "missing_required_parameter")
+            raise missing(f"tools[{index}].name")
         result.append(function_tool(tool.name, tool.description, tool.parameters))
     check_tools(result, settings)
     return result
@@ -166,7 +163,7 @@ def begun_response(body: ResponsesRequest, sampling: SamplingParams, *, stored: 
         store=stored,
         temperature=sampling.temperature,
         text=text,
-        tool_choice=body.tool_choice or ("auto" if body.tools else "none"),
+        tool_choice=body.tool_choice or "auto",
         tools=[_echoed(tool) for tool in body.tools or ()],
         top_logprobs=body.top_logprobs or 0,
         top_p=sampling.top_p,

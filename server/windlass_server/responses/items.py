@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from windlass_server.chat.answer import new_id
-from windlass_server.chat_completions.messages import template_tool_call
-from windlass_server.errors import ApiError, invalid_request, unsupported
+from windlass_server.chat.template import template_tool_call
+from windlass_server.errors import invalid_request, missing, unsupported
 from windlass_server.protocol.responses import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -137,13 +137,8 @@ def _one_text(part: Part, param: str) -> str:
         shown = part.type[:40]
         raise unsupported(param, f"'{param}' is of type {shown}: only text is supported.")
     if part.text is None:
-        raise _missing(f"{param}.text")
+        raise missing(f"{param}.text")
     return part.text
-
-
-def _missing(param: str) -> ApiError:
-    text = f"Missing required parameter: '{param}'."
-    return invalid_request(text, param, "missing_required_parameter")
 
 
 def reasoning_text(item: ReasoningItem, param: str) -> str:
