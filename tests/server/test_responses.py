@@ -238,6 +238,42 @@ async def test_items_of_earlier_turns_reach_the_template(
     assert [m["content"] for m in messages[3:]] == ["done", "too"]
 
 
+async def test_a_conversation_too_long_loses_its_oldest_turns_if_it_may(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    turns: list[dict[str, Any]] = []
+    for number in range(12):
+        turns.append({"role": "user", "content": f"Question {number} about many ropes."})
+        turns.append({"role": "assistant", "content": f"Answer {number} about many ropes."})
+    items = [*turns, {"role": "user", "content": "The last one?"}]
+    options: dict[str, Any] = {"input": items, "instructions": "Be brief."}
+    refused = await client.post(ROUTE, json={**HELLO, **options})
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    body = await ask(client, **options, truncation="auto", max_output_tokens=40)
+    assert body["truncation"] == "auto"
+    assert body["usage"]["input_tokens"] + 40 <= engine.info.max_model_len
+    prompt = prompts(engine)[-1]
+    assert "Be brief." in prompt
+    assert "The last one?" in prompt
+    kept = [number for number in range(12) if f"Question {number} " in prompt]
+    assert kept == list(range(kept[0], 12))
+    assert 0 < kept[0] < 11
+    # One turn more would not have fitted.
+    more = [*turns[2 * (kept[0] - 1) :], items[-1]]
+    counted = await client.post(f"{ROUTE}/input_tokens", json={**HELLO, **options, "input": more})
+    assert counted.status_code == 400 or (
+        counted.json()["input_tokens"] + 40 > engine.info.max_model_len
+    )
+
+
+async def test_a_conversation_that_fits_is_left_alone(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    await ask(client, truncation="auto")
+    await ask(client)
+    assert prompts(engine)[0] == prompts(engine)[1]
+
+
 async def test_sealed_reasoning_comes_back_without_a_store(
     make_client: MakeClient, engine: FakeEngine
 ) -> None:
@@ -442,7 +478,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"max_output_tokens": 0}, "max_output_tokens", VALUE),
     ({"max_tokens": 5}, "max_tokens", UNSUPPORTED),
     ({"n": 2}, "n", UNSUPPORTED),
-    ({"truncation": "auto"}, "truncation", UNSUPPORTED),
+    ({"truncation": "middle"}, "truncation", VALUE),
     ({"text": {"verbosity": "low"}}, "text.verbosity", UNSUPPORTED),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type", VALUE),
     ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", VALUE),

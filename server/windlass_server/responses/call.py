@@ -77,9 +77,6 @@ def prompt_call(
     if len(items) > settings.max_messages:
         text = f"The conversation must have at most {settings.max_messages} items."
         raise invalid_request(text, "input", "invalid_value")
-    if body.truncation == "auto":
-        text = "'truncation' is not supported other than disabled."
-        raise unsupported("truncation", text)
     if body.text and body.text.verbosity not in (None, "medium"):
         raise unsupported("text.verbosity", "'text.verbosity' is not supported other than medium.")
     if body.reasoning and body.reasoning.context not in (None, "auto"):
@@ -166,6 +163,7 @@ def begun_response(body: ResponsesRequest, sampling: SamplingParams, *, stored: 
         tool_choice=body.tool_choice or "auto",
         tools=[_echoed(tool) for tool in body.tools or ()],
         top_logprobs=body.top_logprobs or 0,
+        truncation=body.truncation or "disabled",
         top_p=sampling.top_p,
         prompt_cache_key=body.prompt_cache_key or UNSET,
         safety_identifier=body.safety_identifier or UNSET,

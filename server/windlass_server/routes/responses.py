@@ -34,6 +34,7 @@ from windlass_server.responses.call import (
 from windlass_server.responses.items import input_items
 from windlass_server.responses.shape import ResponseShape
 from windlass_server.responses.store import StoredResponse
+from windlass_server.responses.truncation import truncated
 from windlass_server.routes.request import accept, json_response, server_state, whole_answer
 from windlass_server.state import ServerState
 from windlass_server.streaming import EventStream
@@ -52,6 +53,8 @@ async def create_response(request: Request) -> HttpResponse:
     stored = _stored(body, state)
     inputs, history = _conversation(body, state, owner)
     call = response_call(body, [*history, *inputs], engine, state.settings)
+    if body.truncation == "auto":
+        call = await truncated(call, state, engine)
     if body.background:
         state.background.require_room()
     turn = await ChatTurn.start(state, engine, call)
@@ -132,6 +135,8 @@ async def count_input_tokens(request: Request) -> HttpResponse:
     state, owner = server_state(request), _owner(request)
     inputs, history = _conversation(body, state, owner)
     call = prompt_call(body, [*history, *inputs], SamplingParams(), state.settings)
+    if body.truncation == "auto":
+        call = await truncated(call, state, engine)
     prompt = await state.prompt(call, engine)
     return json_response(InputTokens(len(prompt["prompt_token_ids"])), headers)
 
