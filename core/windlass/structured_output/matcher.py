@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from windlass.structured_output.vocabulary import Vocabulary
 
 _THREADS = 2
-_MAX_KEPT = 64
+_MAX_KEPT = 128
 """Compiled grammars that are kept for requests to come."""
 
 _KEYWORDS = (

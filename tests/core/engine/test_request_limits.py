@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from windlass.engine.request_limits import check_request, context_limit
 from windlass.errors import ContextLengthError, RequestError
-from windlass.request import Request, SamplingParams
+from windlass.request import Request, SamplingParams, StructuredOutputs
 from windlass.testing.content_runner import ContentRunner
 
 INFO = ContentRunner(num_blocks=100, block_size=4, max_model_len=32, vocab_size=50).info
@@ -58,3 +59,33 @@ def test_token_outside_the_vocabulary_is_refused_and_named(wrong: Request, param
 def test_every_token_of_the_vocabulary_is_accepted() -> None:
     accepted = request([0, 49], stop_token_ids=(0, 49), logit_bias={0: 1.0, 49: -1.0}, max_tokens=3)
     assert check_request(accepted, INFO) == 3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "param"),
+    [
+        ({"structured_outputs": StructuredOutputs(regex="a")}, "structured_outputs"),
+        ({"bad_words": ["a"]}, "bad_words"),
+        ({"allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"extra_args": {"p": 1}}, "extra_args"),
+    ],
+)
+def test_a_runner_that_cannot_restrict_tokens_says_so(
+    sampling: dict[str, object], param: str
+) -> None:
+    with pytest.raises(RequestError, match=f"{param} is not supported") as caught:
+        check_request(request([1], **sampling), INFO)
+    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+
+
+def test_allowed_tokens_and_processors_are_checked() -> None:
+    able = replace(INFO, structured_outputs=True, logits_processors=("p",))
+    check_request(request([1], allowed_token_ids=[*range(50)], extra_args={"p": 1}), able)
+    for sampling, text in (
+        ({"allowed_token_ids": [50]}, "ids go from 0 to 49"),
+        ({"allowed_token_ids": [1] * 51}, "has 51 entries"),
+        ({"allowed_token_ids": [7], "stop_token_ids": (7,), "min_tokens": 1}, "only tokens that"),
+        ({"extra_args": {"q": 1}}, "not enabled here: 'q'"),
+    ):
+        with pytest.raises(RequestError, match=text):
+            check_request(request([1], **sampling), able)
