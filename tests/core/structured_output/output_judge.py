@@ -9,7 +9,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, getcontext
 from typing import Any
 
 import jsonschema
@@ -20,6 +20,8 @@ from windlass.request import StructuredOutputs
 from windlass.structured_output.grammar import write_grammar
 
 LIMITS = StructuredOutputConfig()
+# Divisions of long numbers, for multipleOf, are exact.
+getcontext().prec = 2000
 _SPACE = "\\t-\\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _ECMA = {
     r"\d": "[0-9]",
