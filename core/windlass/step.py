@@ -130,6 +130,12 @@ class ModelRunner(Protocol):
     The engine calls `launch` for step n+1 before it collects step n. Steps take effect in launch
     order. After a `collect` that raised, the engine collects every launched step, then calls
     `reset`, after which no row is in use and no KV content is relied upon.
+
+    A runner whose ModelInfo says `structured_outputs` keeps to what `NewRow.sampling` says of them,
+    of `bad_words`, `allowed_token_ids` and `extra_args`. It may have a method `prepare(sampling)`
+    that begins, on threads of its own, what such a request needs, and returns a
+    `concurrent.futures.Future` or None; the engine schedules the request when that is done, and
+    ends it with what the future raises.
     """
 
     def load(self, progress: Callable[[str, float], None] | None = None) -> ModelInfo:
