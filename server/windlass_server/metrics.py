@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from windlass.request import RequestOutput, SamplingParams
 from windlass_server.engine import Engine
+from windlass_server.token_metrics import TokenMetrics
 
 LABELS = ("model_name", "engine")
 FINISH_REASONS = ("stop", "length", "abort", "error")
@@ -45,6 +46,8 @@ class ServerMetrics:
         self._label_values = (model_name, "0")
         self._define_counters()
         self._define_histograms()
+        self.output_tokens = TokenMetrics(LABELS, self._label_values, _PER_TOKEN)
+        self.registry.register(self.output_tokens)
 
     def _define_counters(self) -> None:
         counter = self._counter
@@ -52,7 +55,6 @@ class ServerMetrics:
         self.cached_tokens = counter(
             "vllm:prompt_tokens_cached", "Prompt tokens found in the prefix cache."
         )
-        self.generation_tokens = counter("vllm:generation_tokens", "Output tokens generated.")
         self.queue_rejections = counter(
             "windlass:queue_rejections", "Requests refused because the queue was full."
         )
@@ -77,9 +79,6 @@ class ServerMetrics:
         histogram = self._histogram
         self.first_token = histogram(
             "vllm:time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN
-        )
-        self.inter_token = histogram(
-            "vllm:inter_token_latency_seconds", "Between two outputs of a request.", _PER_TOKEN
         )
         self.per_token = histogram(
             "vllm:request_time_per_output_token_seconds",
@@ -214,12 +213,12 @@ class RequestTimer:
             metrics.cached_tokens.inc(output.num_cached_tokens)
             metrics.request_prompt_tokens.observe(len(output.prompt_token_ids))
         else:
-            metrics.inter_token.observe(now - self._last)
+            metrics.output_tokens.waited(now - self._last)
         self._last = now
-        new = sum(len(choice.token_ids) for choice in output.outputs)
-        self._tokens += new
-        metrics.generation_tokens.inc(new)
         for choice in output.outputs:
+            new = len(choice.token_ids)
+            self._tokens += new
+            metrics.output_tokens.tokens += new
             if choice.finish_reason is not None:
                 self._open -= 1
                 metrics.finished[choice.finish_reason].inc()

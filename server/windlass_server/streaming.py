@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from windlass_server.errors import ApiError, to_api_error
 from windlass_server.generation import ClientDisconnected, until_disconnect
+from windlass_server.http_protocol import CHUNKS, ChunkWriter
 
 if TYPE_CHECKING:
     from windlass_server.state import ServerState
@@ -31,25 +32,39 @@ def event(chunk: msgspec.Struct) -> bytes:
 
 
 class _Writer:
-    """Sends the head of the answer with the first bytes of its body."""
+    """Sends the head of the answer with the first bytes of its body, and the rest by `chunks`."""
 
-    def __init__(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        chunks: ChunkWriter | None,
+    ) -> None:
         self._send = send
         self._status = status
         self._headers = headers
+        self._chunks = chunks
         self.started = False
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
+    async def write(self, data: bytes) -> None:
+        if self.started and self._chunks is not None:
+            await self._chunks.write(data)
+            return
+        await self._start()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        await self._start()
+        if self._chunks is not None:
+            self._chunks.flush()
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _start(self) -> None:
         if not self.started:
             self.started = True
-            await self._send(
-                {
-                    "type": "http.response.start",
-                    "status": self._status,
-                    "headers": self._headers,
-                }
-            )
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+            head = {"type": "http.response.start", "status": self._status}
+            await self._send({**head, "headers": self._headers})
 
 
 def named_event(name: str, data: msgspec.Struct) -> bytes:
@@ -91,7 +106,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the events end, the client goes away or the server stops."""
-        writer = _Writer(send, self.status_code, self.raw_headers)
+        chunks = scope.get("extensions", {}).get(CHUNKS)
+        writer = _Writer(send, self.status_code, self.raw_headers, chunks)
         try:
             await until_disconnect(self._write(writer), receive, self._state.stopping)
         except ClientDisconnected:
@@ -102,7 +118,7 @@ class EventStream(Response):
             error = to_api_error(exc)
             if error.error.code == "internal_error":
                 logger.exception("A stream failed")
-            await writer.write(self._error_event(error) + self._end, last=True)
+            await writer.end(self._error_event(error) + self._end)
 
     async def _write(self, writer: _Writer) -> None:
         first = asyncio.ensure_future(anext(self._events))
@@ -117,4 +133,4 @@ class EventStream(Response):
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
             await self._events.aclose()
-        await writer.write(self._end, last=True)
+        await writer.end(self._end)

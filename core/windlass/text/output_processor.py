@@ -115,10 +115,14 @@ class _OpenRequest:
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     changed: set[int] = field(default_factory=set)
+    num_open: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_open = len(self.answers)
 
     @property
     def finished(self) -> bool:
-        return all(answer.finish_reason is not None for answer in self.answers.values())
+        return not self.num_open
 
     def take(self, answer: _Answer, output: SequenceOutput) -> None:
         """Take in news of one answer."""
@@ -214,6 +218,7 @@ class OutputProcessor:
             request.take(answer, output)
             changed[owner] = request
             if answer.finish_reason is not None:
+                request.num_open -= 1
                 del self._owners[output.request_id]
                 if not output.finished:
                     to_abort.append(output.request_id)

@@ -145,13 +145,17 @@ def _first(text: str, markers: tuple[str, ...], at: int) -> tuple[int, str] | No
 
 def _held_back(text: str, markers: tuple[str, ...], at: int) -> int:
     """How many characters at the end may be the start of a marker."""
-    longest = max((len(marker) for marker in markers), default=1) - 1
+    starts, firsts, longest = _starts(markers)
+    if not any(first in text for first in firsts):
+        return 0
     for length in range(min(longest, len(text) - at), 0, -1):
-        if text[-length:] in _starts(markers):
+        if text[-length:] in starts:
             return length
     return 0
 
 
 @lru_cache(maxsize=256)
-def _starts(markers: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(m[:length] for m in markers for length in range(1, len(m)))
+def _starts(markers: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str], int]:
+    """What markers may begin with, their first characters, and the length of the longest of it."""
+    starts = frozenset(m[:length] for m in markers for length in range(1, len(m)))
+    return starts, frozenset(m[0] for m in markers), max(map(len, starts), default=0)
