@@ -6,7 +6,8 @@ would take and not enforce in full is refused here, or written so that it is enf
 - a pattern is written again (`ecma_regex`), an unanchored one with what may stand around it;
 - `format` is enforced for the formats below, stricter where llguidance lets a wrong date pass;
 - names of further properties may come twice, so `minProperties` above 1 is no promise;
-- whole numbers beyond 2**53 would be rounded.
+- whole numbers beyond 2**53 would be rounded;
+- an excluded whole number could be written where the other bound is near.
 
 Draft 2020-12 is meant; of older drafts `definitions`, arrays in `items` and boolean
 `exclusiveMinimum` are read as well.
@@ -314,6 +315,23 @@ def _rewrite_bounds(schema: dict[str, Any], where: str) -> None:
                 schema[keyword] = schema.pop(bound)
 
 
+def _rewrite_exclusive_bounds(schema: dict[str, Any], where: str) -> None:
+    """llguidance 1.9 lets a whole number pass that is excluded, where the other bound is near.
+
+    A little more is excluded instead: what lies between is as good as never written.
+    """
+    whole = schema.get("type") == "integer"
+    for keyword, bound, sign, tighter in (
+        ("exclusiveMinimum", "minimum", 1, max),
+        ("exclusiveMaximum", "maximum", -1, min),
+    ):
+        value = schema.get(keyword)
+        if value is not None and value == int(value):
+            del schema[keyword]
+            least = int(value) + sign if whole else value + sign * max(1e-9, abs(value) * 2.0**-40)
+            schema[bound] = tighter(schema.get(bound, least), least)
+
+
 def _rewrite_items(schema: dict[str, Any], where: str) -> None:
     """Draft 7 has arrays in `items`, and `additionalItems` for what follows."""
     following = schema.pop("additionalItems", True)
@@ -378,6 +396,7 @@ def _bound_integer(schema: dict[str, Any], limit: int) -> None:
 _REWRITES: tuple[Callable[[dict[str, Any], str], None], ...] = (
     _rewrite_counts,
     _rewrite_bounds,
+    _rewrite_exclusive_bounds,
     _rewrite_items,
     _rewrite_unique_items,
     _rewrite_min_properties,

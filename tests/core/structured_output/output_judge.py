@@ -21,7 +21,7 @@ from windlass.structured_output.grammar import write_grammar
 
 LIMITS = StructuredOutputConfig()
 # Divisions of long numbers, for multipleOf, are exact.
-getcontext().prec = 2000
+getcontext().prec = 20000
 _SPACE = "\\t-\\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _ECMA = {
     r"\d": "[0-9]",
@@ -50,6 +50,8 @@ def _for_python(schema: Any) -> Any:
     return {
         key: python_pattern(value)
         if key == "pattern" and isinstance(value, str)
+        else {python_pattern(name): _for_python(one) for name, one in value.items()}
+        if key == "patternProperties" and isinstance(value, dict)
         else _for_python(value)
         for key, value in schema.items()
     }
