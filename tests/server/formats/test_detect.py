@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from windlass.errors import ConfigError
@@ -68,5 +71,43 @@ def test_flags_name_a_format_in_place_of_what_is_found() -> None:
 
 @pytest.mark.parametrize("flag", ["tool_call_parser", "reasoning_parser"])
 def test_a_format_that_is_not_there_is_named(flag: str) -> None:
-    with pytest.raises(ConfigError, match=f"{flag} must be one of .*not 'nothing'"):
+    with pytest.raises(ConfigError, match=rf"{flag} must be one of .*not 'nothing'"):
         detect("x", {}, **{flag: "nothing"})
+
+
+ACME = """
+from windlass_server.formats.json_calls import Hermes
+
+class AcmeCalls(Hermes):
+    name = "acme"
+    markers = ("<acme>",)
+"""
+
+
+def installed(folder: Path, module: str, target: str) -> None:
+    """A distribution that names a format."""
+    (folder / "acme_calls.py").write_text(module)
+    info = folder / "acme_calls-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-calls\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[windlass.chat_formats]\nacme = {target}\n")
+
+
+def test_a_format_of_somebody_elses_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, ACME, "acme_calls:AcmeCalls")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = detect("x", {}, tool_call_parser="acme")
+    assert found.syntax is not None
+    assert found.syntax.markers == ("<acme>",)
+
+
+def test_a_format_that_cannot_be_loaded_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, "", "acme_calls:Missing")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "acme_calls", raising=False)
+    with pytest.raises(ConfigError, match=r"'acme' cannot be loaded: .*Missing"):
+        detect("x", {}, tool_call_parser="acme")
