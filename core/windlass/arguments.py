@@ -11,7 +11,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from windlass.config import BackendConfig, EngineConfig, StructuredOutputConfig
+    from windlass.config import (
+        BackendConfig,
+        EngineConfig,
+        PoolingConfig,
+        StructuredOutputConfig,
+    )
 
 _MULTIPLIERS = {"": 1, "k": 1000, "m": 1000**2, "K": 1024, "M": 1024**2}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmKM]?)")
@@ -40,6 +45,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     _add_cache_arguments(parser)
     _add_scheduler_arguments(parser)
     _add_constraint_arguments(parser)
+    _add_pooling_arguments(parser)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +208,41 @@ def _add_constraint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pooling_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("embeddings and scores")
+    group.add_argument(
+        "--runner",
+        choices=("auto", "generate", "pooling"),
+        help="pooling: embed or score instead of generating (default: auto, by the checkpoint)",
+    )
+    group.add_argument(
+        "--pooling",
+        dest="pooling_method",
+        choices=("cls", "mean", "last"),
+        help="whose state stands for a text (default: as the checkpoint says)",
+    )
+    group.add_argument(
+        "--pooling-task",
+        choices=("embed", "score"),
+        help="what the model does (default: by the checkpoint); score asks a language model",
+    )
+    group.add_argument(
+        "--matryoshka",
+        action="store_true",
+        default=None,
+        help="embeddings can be shortened although the checkpoint does not say so",
+    )
+    group.add_argument(
+        "--max-pooling-inputs", type=int, metavar="N", help="texts or pairs of a request"
+    )
+    group.add_argument(
+        "--max-pooling-tokens",
+        type=token_count,
+        metavar="TOKENS",
+        help="tokens of all texts of a request together",
+    )
+
+
 def engine_config(args: argparse.Namespace) -> EngineConfig:
     """Make the settings of an engine from parsed flags; without MODEL, of the demo model.
 
@@ -226,6 +267,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         scheduler=SchedulerConfig(**scheduler),
         backend=_backend_config(args),
         structured_output=_constraint_config(args),
+        pooling=_pooling_config(args),
         logits_processors=tuple(args.logits_processors or ()),
         **_given(args, "step_timeout"),
     )
@@ -243,6 +285,20 @@ def _constraint_config(args: argparse.Namespace) -> StructuredOutputConfig:
         "cache_bytes": args.compile_cache_bytes,
     }
     return StructuredOutputConfig(**_set(values))
+
+
+def _pooling_config(args: argparse.Namespace) -> PoolingConfig:
+    from windlass.config import PoolingConfig
+
+    values = {
+        "runner": args.runner,
+        "method": args.pooling_method,
+        "task": args.pooling_task,
+        "matryoshka": args.matryoshka,
+        "max_inputs": args.max_pooling_inputs,
+        "max_input_tokens": args.max_pooling_tokens,
+    }
+    return PoolingConfig(**_set(values))
 
 
 def _backend_config(args: argparse.Namespace) -> BackendConfig:

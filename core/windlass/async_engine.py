@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -27,8 +27,10 @@ from windlass.errors import (
     WindlassError,
 )
 from windlass.in_flight import InFlight, InFlightTable
+from windlass.pooling import EmbedParams, PoolingOutput, ScoreParams
+from windlass.pooling_jobs import PoolingJobs
 from windlass.request import RequestOutput, SamplingParams
-from windlass.request_stream import Inbox, RequestStream
+from windlass.request_stream import Inbox, RequestStream, merge_deltas
 from windlass.structured_output.compiler import GrammarCompiler
 from windlass.structured_output.vocabulary import Vocabulary
 from windlass.text import (
@@ -39,6 +41,7 @@ from windlass.text import (
     Tokenizer,
     load_generation_defaults,
 )
+from windlass.text.pooling_processor import PoolingJob, PoolingProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,8 @@ class AsyncEngine:
         self._table = InFlightTable()
         self._inputs: InputProcessor
         self._outputs: OutputProcessor
+        self._pooling: PoolingProcessor | None = None
+        self._jobs = PoolingJobs()
         self._compiler = GrammarCompiler(
             lambda: Vocabulary.of(self.tokenizer, self.info), self.config.structured_output
         )
@@ -99,6 +104,8 @@ class AsyncEngine:
         engine.tokenizer, engine.default_sampling = text
         engine._inputs = InputProcessor(engine.info, engine.tokenizer)
         engine._outputs = OutputProcessor(engine.tokenizer)
+        if engine.info.pooling is not None:
+            engine._pooling = PoolingProcessor(engine.info, engine.tokenizer, engine.config.pooling)
         return engine
 
     # -- requests -------------------------------------------------------------------------
@@ -112,7 +119,7 @@ class AsyncEngine:
         priority: int = 0,
         cache_salt: str = "",
         delta: bool = False,
-    ) -> RequestStream:
+    ) -> RequestStream[RequestOutput]:
         """Queue a request and return its stream; with `delta`, outputs hold only what is new.
 
         Everything that can be refused is refused here, before anything is queued.
@@ -122,6 +129,8 @@ class AsyncEngine:
             EngineDeadError: the engine is down; `retry_after` says when to come back.
         """
         arrival_time = time.monotonic()
+        if self.info.pooling is not None:
+            raise RequestError("This model does not generate text.", code="unsupported_endpoint")
         request_id = request_id or f"req-{uuid4().hex}"
         self._admit(request_id, sequences=1, tokens=0)
         process = partial(
@@ -163,6 +172,64 @@ class AsyncEngine:
                 yield output
         finally:
             await stream.aclose()
+
+    async def embed(
+        self,
+        inputs: Sequence[str | list[int]],
+        params: EmbedParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> RequestStream[PoolingOutput]:
+        """Queue texts (or token ids) to embed; the stream has one output, with all vectors.
+
+        Raises:
+            RequestError: an input or a parameter is wrong, or the model does not embed.
+            EngineDeadError: the engine is down; `retry_after` says when to come back.
+        """
+        long = sum(len(text) for text in inputs if isinstance(text, str)) >= _LONG_TEXT
+        process = partial(self._texts().embed, inputs=inputs, params=params, priority=priority)
+        return await self._submit_job(process, request_id, long=long)
+
+    async def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        params: ScoreParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> RequestStream[PoolingOutput]:
+        """Queue pairs of texts to score; the stream has one output, with all scores.
+
+        Raises:
+            RequestError: a pair or a parameter is wrong, or the model does not score.
+            EngineDeadError: the engine is down; `retry_after` says when to come back.
+        """
+        long = sum(len(first) + len(second) for first, second in pairs) >= _LONG_TEXT
+        process = partial(self._texts().score, pairs=pairs, params=params, priority=priority)
+        return await self._submit_job(process, request_id, long=long)
+
+    def _texts(self) -> PoolingProcessor:
+        if self._pooling is None:
+            raise RequestError(
+                "This model generates text; it does not embed or score.",
+                code="unsupported_endpoint",
+            )
+        return self._pooling
+
+    async def _submit_job(
+        self, process: Callable[..., PoolingJob], request_id: str | None, *, long: bool
+    ) -> RequestStream[PoolingOutput]:
+        request_id = request_id or f"req-{uuid4().hex}"
+        self._admit(request_id, sequences=1, tokens=0)
+        process = partial(process, self._table.new_engine_id(), arrival_time=time.monotonic())
+        job = await asyncio.to_thread(process) if long else process()
+        self._admit(request_id, sequences=len(job.requests), tokens=job.num_tokens)
+        inbox: Inbox[PoolingOutput] = Inbox(request_id)
+        self._client.add_requests(job.requests)
+        self._jobs.add(job)
+        self._table.add(job.request_id, job.requests, inbox)
+        return RequestStream(inbox, self.abort)
 
     def abort(self, request_id: str) -> None:
         """Stop a request: its stream ends without more news. Unknown ids are ignored."""
@@ -212,11 +279,11 @@ class AsyncEngine:
 
     def _enqueue(
         self, processed: ProcessedRequest, request_id: str, *, delta: bool
-    ) -> RequestStream:
-        inbox = Inbox(request_id, delta=delta)
+    ) -> RequestStream[RequestOutput]:
+        inbox = Inbox(request_id, merge_deltas if delta else None)
         self._client.add_requests(processed.requests)
         self._outputs.add(processed, delta=delta)
-        self._table.add(processed, inbox)
+        self._table.add(processed.request_id, processed.requests, inbox)
         return RequestStream(inbox, self.abort)
 
     # -- news from the engine -------------------------------------------------------------
@@ -232,7 +299,9 @@ class AsyncEngine:
         owners: dict[str, InFlight] = {}
         for output in message.outputs:
             in_flight = self._accept(output)
-            if in_flight is not None:
+            if in_flight is not None and output.pooled is not None:
+                self._deliver_pooled(output)
+            elif in_flight is not None:
                 outputs.append(output)
                 owners[in_flight.engine_id] = in_flight
         if not outputs:
@@ -277,7 +346,12 @@ class AsyncEngine:
             return None
         return in_flight
 
-    def _deliver(self, result: RequestOutput) -> list[str]:
+    def _deliver_pooled(self, output: SequenceOutput) -> None:
+        result = self._jobs.take(output)
+        if result is not None:
+            self._deliver(result)
+
+    def _deliver(self, result: RequestOutput | PoolingOutput) -> list[str]:
         """Put a result into its stream; returns the sequences that need not go on."""
         in_flight = self._table.by_engine_id.get(result.request_id)
         if in_flight is None:
@@ -293,6 +367,7 @@ class AsyncEngine:
     def _drop(self, in_flight: InFlight) -> None:
         unfinished = self._table.remove(in_flight)
         self._outputs.abort(in_flight.engine_id)
+        self._jobs.drop(in_flight.engine_id)
         if unfinished:
             self._client.abort(unfinished)
 

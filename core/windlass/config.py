@@ -18,6 +18,9 @@ KVCacheDType = Literal["auto", "int8", "fp8", "fp8_e4m3"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["int8", "int4", "fp8"]
 SchedulingPolicy = Literal["fcfs", "priority"]
+RunnerKind = Literal["auto", "generate", "pooling"]
+PoolingMethod = Literal["cls", "mean", "last"]
+PoolingTask = Literal["embed", "score"]
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +156,27 @@ class StructuredOutputConfig(_Config, frozen=True):
         _require(self.cache_bytes >= 0, "cache_bytes", self.cache_bytes, "at least 0")
 
 
+class PoolingConfig(_Config, frozen=True):
+    """Whether a model embeds and scores instead of generating, and how.
+
+    `runner` "auto" asks the checkpoint, as do `method` None (which token's state stands for the
+    text) and `task` None. `matryoshka` allows `dimensions` although the checkpoint does not say
+    that its embeddings can be shortened. A request may have `max_inputs` texts (or pairs of texts)
+    with `max_input_tokens` tokens together.
+    """
+
+    runner: RunnerKind = "auto"
+    method: PoolingMethod | None = None
+    task: PoolingTask | None = None
+    matryoshka: bool = False
+    max_inputs: int = 2048
+    max_input_tokens: int = 300_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_inputs", "max_input_tokens"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
 class EngineConfig(_Config, frozen=True):
     """All settings of one engine. `step_timeout` is in seconds: how long a step may take before
     the engine counts as hung (the first step may take five times as long). `logits_processors`
@@ -163,6 +187,7 @@ class EngineConfig(_Config, frozen=True):
     scheduler: SchedulerConfig = SchedulerConfig()
     backend: BackendConfig = BackendConfig()
     structured_output: StructuredOutputConfig = StructuredOutputConfig()
+    pooling: PoolingConfig = PoolingConfig()
     logits_processors: tuple[str, ...] = ()
     step_timeout: float = 60.0
 
@@ -182,6 +207,30 @@ def check_config(config: EngineConfig) -> EngineConfig:
         raise ConfigError(f"a setting is wrong: {error}") from error
 
 
+class PoolingInfo(_Config, frozen=True):
+    """What a model that embeds or scores was found to be.
+
+    An embedding has `dimensions` numbers, and may be shortened to fewer where `matryoshka` says so
+    (to one of `matryoshka_dimensions` where there are any). `prompts` are texts to put before an
+    input, by name; the one named `default_prompt` is put there unless a request names another, and
+    counts in a mean only if `include_prompt`. `takes_types` says that the two texts of a pair are
+    told apart by token types. `asks_yes_or_no` says that a pair is scored by a question to a
+    language model.
+    """
+
+    task: PoolingTask
+    method: PoolingMethod
+    dimensions: int
+    normalize: bool = True
+    matryoshka: bool = False
+    matryoshka_dimensions: tuple[int, ...] = ()
+    prompts: dict[str, str] = {}
+    default_prompt: str | None = None
+    include_prompt: bool = True
+    takes_types: bool = False
+    asks_yes_or_no: bool = False
+
+
 class ModelInfo(_Config, frozen=True):
     """What was resolved when the model was loaded; sent from the engine to its front ends.
 
@@ -190,6 +239,7 @@ class ModelInfo(_Config, frozen=True):
     `kv_cache_bytes`), seconds (`load_seconds`). `dtype` is that of activations, and of weights
     unless `quantization` says otherwise. `structured_outputs` says whether the runner can restrict
     the tokens of a request, `logits_processors` which plugins of that kind it has loaded.
+    `pooling` is there for a model that embeds or scores, which has no KV cache.
     """
 
     model: str
@@ -212,3 +262,4 @@ class ModelInfo(_Config, frozen=True):
     quantization: Quantization | None = None
     structured_outputs: bool = False
     logits_processors: tuple[str, ...] = ()
+    pooling: PoolingInfo | None = None

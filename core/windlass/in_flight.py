@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from itertools import count
 
-from windlass.request_stream import Inbox
-from windlass.text import ProcessedRequest
+from windlass.request import Request
+from windlass.request_stream import AnyInbox
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class InFlight:
     """
 
     engine_id: str
-    inbox: Inbox
+    inbox: AnyInbox
     sequences: set[str]
     queued_tokens: int
 
@@ -43,11 +43,11 @@ class InFlightTable:
         """Return an id that was never used."""
         return str(next(self._numbers))
 
-    def add(self, processed: ProcessedRequest, inbox: Inbox) -> None:
-        """Add a request whose sequences are about to be sent."""
-        sequences = {request.request_id for request in processed.requests}
-        tokens = len(processed.prompt_token_ids) * len(sequences)
-        in_flight = InFlight(processed.request_id, inbox, sequences, tokens)
+    def add(self, engine_id: str, requests: list[Request], inbox: AnyInbox) -> None:
+        """Add a client's request, whose sequences `requests` are about to be sent."""
+        sequences = {request.request_id for request in requests}
+        tokens = sum(len(request.prompt_token_ids) for request in requests)
+        in_flight = InFlight(engine_id, inbox, sequences, tokens)
         self.by_client_id[inbox.request_id] = in_flight
         self.by_engine_id[in_flight.engine_id] = in_flight
         self.by_sequence.update(dict.fromkeys(sequences, in_flight))

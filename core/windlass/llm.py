@@ -19,14 +19,28 @@ from windlass.config import (
     LoadFormat,
     ModelConfig,
     ModelInfo,
+    PoolingConfig,
     Quantization,
+    RunnerKind,
     SchedulerConfig,
     check_config,
 )
-from windlass.engine.core import EngineCore
+from windlass.engine.make import make_engine
 from windlass.engine.outputs import EngineStats
 from windlass.engine.request_limits import check_request
-from windlass.errors import ConfigError, EngineDeadError, RequestError
+from windlass.errors import ConfigError, EngineDeadError, RequestError, RequestFailedError
+from windlass.pooling import (
+    Embedding,
+    EmbeddingOutput,
+    EmbedParams,
+    PoolingOutput,
+    PoolingRunner,
+    Score,
+    ScoreParams,
+    ScoringOutput,
+    floats,
+)
+from windlass.pooling_jobs import PoolingJobs
 from windlass.progress import ProgressBar
 from windlass.request import RequestOutput, SamplingParams
 from windlass.step import ModelRunner
@@ -40,6 +54,8 @@ from windlass.text import (
     load_generation_defaults,
     render_chat,
 )
+from windlass.text.pairs import paired
+from windlass.text.pooling_processor import PoolingJob, PoolingProcessor
 
 Message = Mapping[str, Any]
 
@@ -55,7 +71,8 @@ class LLM:
     """A model that answers lists of prompts. Close it, or use it in a `with` statement.
 
     Without `model` the embedded demo model is loaded. `gpu_memory_utilization` is another name
-    of `memory_utilization`: the share of the device memory for weights and cache.
+    of `memory_utilization`: the share of the device memory for weights and cache. `runner`
+    "pooling" lets a model that could generate embed or score; `pooling` says more, and goes before.
 
     Raises:
         WindlassError: the model, the backend or a setting is wrong; the text says which.
@@ -82,6 +99,8 @@ class LLM:
         kv_cache_dtype: KVCacheDType = "auto",
         backend: str = "auto",
         enforce_eager: bool = False,
+        runner: RunnerKind = "auto",
+        pooling: PoolingConfig | None = None,
     ) -> None:
         if memory_utilization is not None and gpu_memory_utilization is not None:
             raise ConfigError("memory_utilization and gpu_memory_utilization are one: give one")
@@ -107,17 +126,22 @@ class LLM:
                 max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
             ),
             backend=BackendConfig(backend=backend, enforce_eager=enforce_eager),
+            pooling=pooling or PoolingConfig(runner=runner),
         )
         self._load(check_config(config))
 
     @classmethod
-    def from_config(cls, config: EngineConfig, runner: ModelRunner | None = None) -> LLM:
+    def from_config(
+        cls, config: EngineConfig, runner: ModelRunner | PoolingRunner | None = None
+    ) -> LLM:
         """Make one from a whole configuration, on a runner of your own if you bring one."""
         llm = cls.__new__(cls)
         llm._load(check_config(config), runner)
         return llm
 
-    def _load(self, config: EngineConfig, runner: ModelRunner | None = None) -> None:
+    def _load(
+        self, config: EngineConfig, runner: ModelRunner | PoolingRunner | None = None
+    ) -> None:
         model = config.model
         self.config = config
         self._tokenizer = Tokenizer.load(*model.tokenizer_location)
@@ -128,11 +152,14 @@ class LLM:
         try:
             with ProgressBar() as bar:
                 self.info: ModelInfo = self._runner.load(bar.report)
-            self._engine = EngineCore(config, self.info, self._runner)
+            self._engine = make_engine(config, self.info, self._runner)
         except BaseException:
             self._runner.close()
             raise
         self._inputs = InputProcessor(self.info, self._tokenizer)
+        self._texts: PoolingProcessor | None = None
+        if self.info.pooling is not None:
+            self._texts = PoolingProcessor(self.info, self._tokenizer, config.pooling)
         self._numbers = count()
         self._closed = False
 
@@ -218,6 +245,72 @@ class LLM:
             sampling_params = SamplingParams(**self._default_sampling, max_tokens=None)
         return self.generate(prompts, sampling_params, use_tqdm)
 
+    def embed(
+        self,
+        prompts: str | list[int] | Sequence[str | list[int]],
+        use_tqdm: bool = True,
+        *,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        truncate_prompt_tokens: int | None = None,
+        prompt_name: str | None = None,
+    ) -> list[EmbeddingOutput]:
+        """Embed texts or token ids, in their order; see `windlass.pooling.EmbedParams`.
+
+        Raises:
+            RequestError: an input or a parameter is wrong; nothing has run then.
+            RequestFailedError: an input made the model fail.
+        """
+        params = EmbedParams(
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            prompt_name=prompt_name,
+        )
+        inputs = cast(list[str | list[int]], _as_list(cast(Prompt | Sequence[Prompt], prompts)))
+        job = self._text_processor().embed(str(next(self._numbers)), inputs, params)
+        vectors = self._run_job(job, show_progress=use_tqdm).vectors
+        return [
+            EmbeddingOutput(
+                request_id=request.request_id,
+                prompt_token_ids=request.prompt_token_ids,
+                outputs=Embedding(floats(vector)),
+            )
+            for request, vector in zip(job.requests, vectors, strict=True)
+        ]
+
+    def score(
+        self,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        use_tqdm: bool = True,
+        *,
+        truncate_prompt_tokens: int | None = None,
+        max_document_tokens: int | None = None,
+        instruction: str | None = None,
+    ) -> list[ScoringOutput]:
+        """Score one text against one or several, or several pairs of texts.
+
+        By a cross-encoder, by a language model that answers yes or no, or by the cosine of two
+        embeddings; see `windlass.pooling.ScoreParams`.
+
+        Raises:
+            RequestError: a text or a parameter is wrong; nothing has run then.
+            RequestFailedError: a pair made the model fail.
+        """
+        params = ScoreParams(
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            max_document_tokens=max_document_tokens,
+            instruction=instruction,
+        )
+        request_id = str(next(self._numbers))
+        job = self._text_processor().score(request_id, paired(text_1, text_2), params)
+        scores = self._run_job(job, show_progress=use_tqdm).scores
+        return [
+            ScoringOutput(request_id=f"{request_id}-{index}", outputs=Score(score))
+            for index, score in enumerate(scores)
+        ]
+
     def get_tokenizer(self) -> Tokenizer:
         """Return the model's tokenizer."""
         return self._tokenizer
@@ -246,8 +339,9 @@ class LLM:
     def _run(
         self, processed: list[ProcessedRequest], *, show_progress: bool
     ) -> list[RequestOutput]:
-        if self._closed:
-            raise EngineDeadError("this LLM is closed: make a new one")
+        self._check_open()
+        if self.info.pooling is not None:
+            raise RequestError("This model does not generate text.", code="unsupported_endpoint")
         self._prepare(processed)
         outputs = OutputProcessor(self._tokenizer)
         finished: dict[str, RequestOutput] = {}
@@ -274,6 +368,41 @@ class LLM:
             self._end([i for request in processed for i in outputs.abort(request.request_id)])
         return [finished[request.request_id] for request in processed]
 
+    def _text_processor(self) -> PoolingProcessor:
+        if self._texts is None:
+            raise RequestError(
+                "This model generates text; it does not embed or score.",
+                code="unsupported_endpoint",
+            )
+        return self._texts
+
+    def _run_job(self, job: PoolingJob, *, show_progress: bool) -> PoolingOutput:
+        self._check_open()
+        jobs = PoolingJobs()
+        jobs.add(job)
+        done, result = 0, None
+        try:
+            for request in job.requests:
+                self._engine.add_request(request)
+            with ProgressBar(enabled=show_progress) as bar:
+                while result is None:
+                    for output in self._engine.step():
+                        if output.finish_reason == "error":
+                            raise RequestFailedError(output.error or "a text could not be computed")
+                        done += 1
+                        result = jobs.take(output) or result
+                    bar.report(f"{done} of {len(job.requests)} texts", done / len(job.requests))
+        except EngineDeadError:
+            self.close()
+            raise
+        finally:
+            self._end([request.request_id for request in job.requests])
+        return result
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineDeadError("this LLM is closed: make a new one")
+
     def _prepare(self, processed: list[ProcessedRequest]) -> None:
         """Refuse requests of which the runner cannot do what they ask, before any of them runs."""
         prepare: Callable[[SamplingParams], Future[Any] | None] | None
@@ -292,7 +421,7 @@ class LLM:
             self._engine.step()
 
 
-def _build_runner(config: EngineConfig) -> ModelRunner:
+def _build_runner(config: EngineConfig) -> ModelRunner | PoolingRunner:
     from windlass.executor.build import build_runner
 
     return build_runner(config)

@@ -236,8 +236,24 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
 
 
+class PoolingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is wanted of one text of a model that embeds or scores, as the engine sees it.
+
+    `dimensions` numbers of the embedding (None: all), `normalize`d to length 1 or not. The first
+    `skip_tokens` tokens are left out of a mean. `type_ids`, one per token, tell the two texts of
+    a pair apart.
+    """
+
+    dimensions: int | None = None
+    normalize: bool = False
+    skip_tokens: int = 0
+    type_ids: list[int] | None = None
+
+
 class Request(msgspec.Struct, kw_only=True):
     """One sequence to generate, as the engine sees it (`n` is already unfolded into sequences).
+
+    With `pooling` it is one text to embed or to score, and `sampling` has no influence.
 
     `sampling.seed` and `sampling.max_tokens` are set by the front end, never None here.
     `arrival_time` is in seconds of the engine's clock (0: now); a smaller `priority` goes first
@@ -252,6 +268,7 @@ class Request(msgspec.Struct, kw_only=True):
     arrival_time: float = 0.0
     priority: int = 0
     cache_salt: str = ""
+    pooling: PoolingOptions | None = None
 
 
 class Logprob(msgspec.Struct, frozen=True):

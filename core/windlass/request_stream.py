@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from windlass.errors import WindlassError
 from windlass.request import CompletionOutput, RequestOutput, TokenLogprobs
 
 
-class Inbox:
+class _HasEnd(Protocol):
+    finished: bool
+
+
+Output = TypeVar("Output", bound=_HasEnd)
+
+
+class Inbox(Generic[Output]):
     """Where a request's outputs wait for their consumer: at most one, newer news merged into it.
 
-    Cumulative outputs replace each other; with `delta` they are joined. It ends once: with a
+    Cumulative outputs replace each other; with `merge` they are joined. It ends once: with a
     finished output, an error, or `end`.
     """
 
-    def __init__(self, request_id: str, *, delta: bool) -> None:
+    def __init__(
+        self, request_id: str, merge: Callable[[Output, Output], Output] | None = None
+    ) -> None:
         self.request_id = request_id
         self.ended = False
-        self._delta = delta
-        self._waiting: RequestOutput | None = None
+        self._merge = merge
+        self._waiting: Output | None = None
         self._error: WindlassError | None = None
         self._consumer: asyncio.Future[None] | None = None
 
-    def put(self, output: RequestOutput) -> None:
+    def put(self, output: Output) -> None:
         """Add news; the last one is `finished`."""
         if self.ended:
             return
-        if self._delta and self._waiting is not None:
-            output = merge_deltas(self._waiting, output)
+        if self._merge is not None and self._waiting is not None:
+            output = self._merge(self._waiting, output)
         self._waiting = output
         self.ended = output.finished
         self._wake()
@@ -51,7 +60,7 @@ class Inbox:
         if self._consumer is not None and not self._consumer.done():
             self._consumer.set_result(None)
 
-    async def take(self) -> RequestOutput | None:
+    async def take(self) -> Output | None:
         """Wait for news and return them; None after the end; raises what it failed with."""
         if self._waiting is None and not self.ended:
             self._consumer = asyncio.get_running_loop().create_future()
@@ -65,7 +74,7 @@ class Inbox:
         return None
 
 
-class RequestStream:
+class RequestStream(Generic[Output]):
     """The outputs of one request, for one consumer, on the event loop that submitted it.
 
     Leaving early in any way (`aclose`, `abort`, a cancelled `__anext__`, or dropping the stream
@@ -76,7 +85,7 @@ class RequestStream:
         EngineDeadError: the engine process died under it.
     """
 
-    def __init__(self, inbox: Inbox, abort: Callable[[str], None]) -> None:
+    def __init__(self, inbox: Inbox[Output], abort: Callable[[str], None]) -> None:
         self._inbox = inbox
         self._abort = abort
         self._loop = asyncio.get_running_loop()
@@ -89,7 +98,7 @@ class RequestStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> RequestOutput:
+    async def __anext__(self) -> Output:
         try:
             output = await self._inbox.take()
         except asyncio.CancelledError:
@@ -112,6 +121,10 @@ class RequestStream:
         # The collector may run on any thread; the engine lives on the loop's.
         if not self._inbox.ended and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._abort, self.request_id)
+
+
+AnyInbox = Inbox[Any]
+"""An inbox whatever its outputs are."""
 
 
 def merge_deltas(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:

@@ -65,7 +65,7 @@ async def idle(engine: AsyncEngine) -> None:
     )
 
 
-async def last(stream: RequestStream) -> RequestOutput:
+async def last(stream: RequestStream[RequestOutput]) -> RequestOutput:
     outputs = [output async for output in stream]
     assert outputs[-1].finished
     return outputs[-1]

@@ -56,7 +56,7 @@ def test_deltas_nobody_took_are_joined_per_answer() -> None:
 
 def test_cumulative_outputs_replace_each_other() -> None:
     async def main() -> None:
-        inbox = Inbox("r", delta=False)
+        inbox = Inbox("r")
         inbox.put(output(answer("a", 1)))
         inbox.put(output(answer("ab", 2), finished=True))
         inbox.put(output(answer("late", 3)))
@@ -68,7 +68,7 @@ def test_cumulative_outputs_replace_each_other() -> None:
 
 def test_an_error_comes_after_the_news_that_wait_and_only_once() -> None:
     async def main() -> None:
-        inbox = Inbox("r", delta=True)
+        inbox = Inbox("r", merge_deltas)
         stream = RequestStream(inbox, lambda _: None)
         inbox.put(output(answer("a", 1)))
         inbox.fail(RequestFailedError("a step failed"))
@@ -84,7 +84,7 @@ def test_an_error_comes_after_the_news_that_wait_and_only_once() -> None:
 
 def test_a_waiting_consumer_is_woken_by_news_and_by_the_end() -> None:
     async def main() -> None:
-        inbox = Inbox("r", delta=True)
+        inbox = Inbox("r", merge_deltas)
         taking = asyncio.create_task(inbox.take())
         await asyncio.sleep(0)
         inbox.put(output(answer("a", 1)))
@@ -103,7 +103,7 @@ def test_a_waiting_consumer_is_woken_by_news_and_by_the_end() -> None:
 def test_leaving_a_stream_aborts_its_request(way: str) -> None:
     aborted: list[str] = []
 
-    async def leave(stream: RequestStream, inbox: Inbox) -> None:
+    async def leave(stream: RequestStream[RequestOutput], inbox: Inbox[RequestOutput]) -> None:
         if way == "close":
             await stream.aclose()
         elif way == "cancel":
@@ -118,7 +118,7 @@ def test_leaving_a_stream_aborts_its_request(way: str) -> None:
                 break
 
     async def main() -> None:
-        inbox = Inbox("r", delta=True)
+        inbox = Inbox("r", merge_deltas)
 
         def abort(request_id: str) -> None:
             aborted.append(request_id)
@@ -135,7 +135,7 @@ def test_a_stream_that_ended_is_not_aborted() -> None:
     aborted: list[str] = []
 
     async def main() -> None:
-        inbox = Inbox("r", delta=True)
+        inbox = Inbox("r", merge_deltas)
         stream = RequestStream(inbox, aborted.append)
         inbox.put(output(answer("a", 1), finished=True))
         async for _ in stream:

@@ -16,6 +16,7 @@ from windlass.config import (
     CacheConfig,
     EngineConfig,
     ModelConfig,
+    PoolingConfig,
     SchedulerConfig,
     StructuredOutputConfig,
 )
@@ -101,6 +102,7 @@ def first_column(table: str) -> list[str]:
         ("### `SchedulerConfig`", SchedulerConfig),
         ("### `BackendConfig`", BackendConfig),
         ("### `StructuredOutputConfig`", StructuredOutputConfig),
+        ("### `PoolingConfig`", PoolingConfig),
         ("### `EngineConfig`", EngineConfig),
         ("## Sampling", SamplingParams),
     ],
@@ -110,7 +112,15 @@ def test_every_field_is_told_in_order(heading: str, config: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [ModelConfig, CacheConfig, SchedulerConfig, BackendConfig, StructuredOutputConfig]
+    "config",
+    [
+        ModelConfig,
+        CacheConfig,
+        SchedulerConfig,
+        BackendConfig,
+        StructuredOutputConfig,
+        PoolingConfig,
+    ],
 )
 def test_defaults_of_the_engine_are_true(config: type[msgspec.Struct]) -> None:
     rows = section(f"### `{config.__name__}`").splitlines()

@@ -18,8 +18,8 @@ from windlass.config import ModelInfo
 from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.view import EngineView, SequenceView
 from windlass.errors import EngineDeadError, QueueFullError, WindlassError
-from windlass.request import Logprob, Request, SamplingParams, TokenLogprobs
-from windlass.request_stream import Inbox, RequestStream
+from windlass.request import Logprob, Request, RequestOutput, SamplingParams, TokenLogprobs
+from windlass.request_stream import Inbox, RequestStream, merge_deltas
 from windlass.text import InputProcessor, OutputProcessor, ProcessedRequest, Prompt, Tokenizer
 from windlass_server.app import create_app
 from windlass_server.formats.chat_format import ModelFormat
@@ -70,7 +70,7 @@ class FakeEngine:
         self.pause_after: int | None = None
         self.submitted: list[ProcessedRequest] = []
         self.aborted: list[str] = []
-        self.running: dict[str, tuple[asyncio.Task[None], Inbox]] = {}
+        self.running: dict[str, tuple[asyncio.Task[None], Inbox[RequestOutput]]] = {}
         self.refusal: WindlassError | None = None
         self.dead: EngineDeadError | None = None
         self.was_shut_down = False
@@ -89,7 +89,7 @@ class FakeEngine:
         priority: int = 0,
         cache_salt: str = "",
         delta: bool = False,
-    ) -> RequestStream:
+    ) -> RequestStream[RequestOutput]:
         """Queue a request."""
         refusal = self.dead or self.refusal
         if refusal is not None:
@@ -100,12 +100,12 @@ class FakeEngine:
         )
         self.submitted.append(processed)
         self._outputs.add(processed, delta=delta)
-        inbox = Inbox(request_id, delta=delta)
+        inbox = Inbox(request_id, merge_deltas if delta else None)
         task = asyncio.create_task(self._run(processed, inbox))
         self.running[request_id] = (task, inbox)
         return RequestStream(inbox, self._abort)
 
-    async def _run(self, processed: ProcessedRequest, inbox: Inbox) -> None:
+    async def _run(self, processed: ProcessedRequest, inbox: Inbox[RequestOutput]) -> None:
         tokens = [*self.tokenizer.encode(self.answer, add_special_tokens=False), 2]
         for step, token in enumerate(tokens):
             await asyncio.sleep(0)

@@ -76,5 +76,5 @@ class EnginePartner:
         self._runner.close()
 
 
-async def _next(stream: RequestStream) -> RequestOutput | None:
+async def _next(stream: RequestStream[RequestOutput]) -> RequestOutput | None:
     return await anext(stream, None)

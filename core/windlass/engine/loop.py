@@ -32,7 +32,7 @@ _HEARTBEAT_SECONDS = 1.0
 
 
 class SteppingEngine(Protocol):
-    """What the loop needs of `EngineCore`."""
+    """What the loop needs of `EngineCore` and of `PoolingCore`."""
 
     @property
     def has_work(self) -> bool:

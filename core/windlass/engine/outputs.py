@@ -12,7 +12,8 @@ class SequenceOutput(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
 
     `logprobs` runs beside `new_token_ids`; `prompt_logprobs` comes once, with the first token, an
     entry per prompt token (the first None). `stop_reason` is the stop token's id. `error` explains
-    `finish_reason="error"`. `metrics` comes with the end.
+    `finish_reason="error"`. `metrics` comes with the end. `pooled` is the result of a text that was
+    to be embedded or scored: float32 numbers, little-endian.
     """
 
     request_id: str
@@ -24,6 +25,7 @@ class SequenceOutput(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False)
     num_cached_tokens: int = 0
     error: str | None = None
     metrics: RequestMetrics | None = None
+    pooled: bytes | None = None
 
     @property
     def finished(self) -> bool:

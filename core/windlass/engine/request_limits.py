@@ -42,6 +42,25 @@ def check_request(request: Request, info: ModelInfo) -> int:
     return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
 
 
+def check_pooling_request(request: Request, info: ModelInfo) -> None:
+    """Refuse what a model that embeds or scores cannot compute.
+
+    Raises:
+        ContextLengthError: the text is longer than the model takes.
+        RequestError: it is empty, or a token id is not in the vocabulary.
+    """
+    tokens, limit = request.prompt_token_ids, info.max_model_len
+    if request.pooling is None:
+        raise RequestError("This model does not generate text.", code="unsupported_endpoint")
+    if not tokens:
+        raise RequestError("The input must have at least one token.", param="input")
+    if len(tokens) > limit:
+        raise ContextLengthError(
+            f"The input has {len(tokens)} tokens; the model takes at most {limit}.", param="input"
+        )
+    _check_token_ids(tokens, "input", info.vocab_size)
+
+
 def _check_constraints(request: Request, info: ModelInfo) -> None:
     """Refuse restrictions of the tokens that the runner does not know, or that leave none."""
     sampling = request.sampling

@@ -14,6 +14,7 @@ import msgspec
 from windlass.engine.outputs import EngineStats
 from windlass.engine.scheduler import Scheduler
 from windlass.engine.sequence import Sequence, SequenceStatus
+from windlass.engine.waiting_queue import WaitingQueue
 
 MAX_SEQUENCES = 256
 """Sequences listed at most: first those that run, then those that wait, each in their order."""
@@ -64,22 +65,30 @@ class EngineView(msgspec.Struct, kw_only=True):
 def take_view(scheduler: Scheduler, stats: EngineStats, now: float) -> EngineView:
     """Look at a scheduler between two steps; `now` is a time of its clock in seconds."""
     table, blocks = scheduler.sequences, scheduler.blocks
-    listed = table.running[:MAX_SEQUENCES]
-    listed += table.waiting.first(MAX_SEQUENCES - len(listed))
-    views: list[SequenceView] = []
-    room = MAX_BLOCK_IDS
-    for seq in listed:
-        shown = (block for block in seq.block_ids if block <= MAX_BLOCKS)
-        views.append(_view_of(seq, list(islice(shown, room)), now))
-        room -= len(views[-1].block_ids)
+    views = list_sequences(table.running, table.waiting, now)
     return EngineView(
         stats=stats,
         block_size=blocks.block_size,
         num_cached_blocks=blocks.num_cached,
         blocks=blocks.snapshot(MAX_BLOCKS),
         sequences=views,
-        sequences_left_out=len(table.by_id) - len(listed),
+        sequences_left_out=len(table.by_id) - len(views),
     )
+
+
+def list_sequences(
+    running: list[Sequence], waiting: WaitingQueue, now: float
+) -> list[SequenceView]:
+    """Describe at most `MAX_SEQUENCES` sequences at the time `now`."""
+    listed = running[:MAX_SEQUENCES]
+    listed += waiting.first(MAX_SEQUENCES - len(listed))
+    views: list[SequenceView] = []
+    room = MAX_BLOCK_IDS
+    for seq in listed:
+        shown = (block for block in seq.block_ids if block <= MAX_BLOCKS)
+        views.append(_view_of(seq, list(islice(shown, room)), now))
+        room -= len(views[-1].block_ids)
+    return views
 
 
 def _view_of(seq: Sequence, block_ids: list[int], now: float) -> SequenceView:

@@ -19,16 +19,17 @@ from importlib import import_module
 from typing import cast
 
 from windlass.config import EngineConfig
-from windlass.engine.core import EngineCore
 from windlass.engine.ipc import EngineChannel, Failed, Hello, LoadProgress, Ready, Shutdown
-from windlass.engine.loop import EngineLoop
+from windlass.engine.loop import EngineLoop, SteppingEngine
+from windlass.engine.make import make_engine
 from windlass.engine.process import DEFAULT_RUNNER_FACTORY
 from windlass.errors import ConfigError, WindlassError
+from windlass.pooling import PoolingRunner
 from windlass.step import ModelRunner
 
 logger = logging.getLogger(__name__)
 
-RunnerFactory = Callable[[EngineConfig], ModelRunner]
+RunnerFactory = Callable[[EngineConfig], ModelRunner | PoolingRunner]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,10 +77,10 @@ def _receive_config(channel: EngineChannel) -> EngineConfig | None:
 
 def _load(
     config: EngineConfig, channel: EngineChannel, runner_factory: str
-) -> tuple[EngineCore, ModelRunner]:
+) -> tuple[SteppingEngine, ModelRunner | PoolingRunner]:
     runner = import_factory(runner_factory)(config)
     info = runner.load(lambda what, share: channel.send(LoadProgress(what=what, share=share)))
-    engine = EngineCore(config, info, runner)
+    engine = make_engine(config, info, runner)
     # What loading made stays until the end: the collector need not walk it again and again.
     gc.collect()
     gc.freeze()

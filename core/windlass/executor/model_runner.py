@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from windlass.backend import (
 )
 from windlass.config import EngineConfig, ModelInfo
 from windlass.executor.decode_graphs import DecodeGraphs
+from windlass.executor.device_queue import DeviceQueue
 from windlass.executor.kv_cache import allocate_kv_cache
 from windlass.executor.logits_processors import LogitsProcessors
 from windlass.executor.request_table import RequestTable
@@ -39,7 +40,6 @@ from windlass.text.tokenizer import Tokenizer
 _PROMPT_LOGPROB_ROWS = 256
 """Prompt positions whose logits are held at once when prompt log-probabilities are wanted."""
 
-T = TypeVar("T")
 _Logprobs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -71,13 +71,11 @@ class TorchModelRunner:
         self._device = backend.device.torch_device
         self._graphs: DecodeGraphs | None = None
         self._matchers: Matchers | None = None
-        self._worker: ThreadPoolExecutor | None = None
-        if not backend.capabilities.asynchronous:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix="windlass-device")
+        self._queue = DeviceQueue(asynchronous=backend.capabilities.asynchronous)
 
     def load(self, progress: Callable[[str, float], None] | None = None) -> ModelInfo:
         """Load weights, size and reserve the KV cache, warm up."""
-        return self._submit(lambda: self._load(progress)).result()
+        return self._queue.submit(lambda: self._load(progress)).result()
 
     def _load(self, progress: Callable[[str, float], None] | None) -> ModelInfo:
         started = time.monotonic()
@@ -172,11 +170,11 @@ class TorchModelRunner:
 
     def launch(self, plan: StepPlan) -> StepHandle:
         """Start a step."""
-        return _Handle(self._submit(lambda: self._run(plan)))
+        return _Handle(self._queue.submit(lambda: self._run(plan)))
 
     def reset(self) -> None:
         """Forget every row."""
-        self._submit(self._forget).result()
+        self._queue.submit(self._forget).result()
 
     def _forget(self) -> None:
         self._uploader.reset()
@@ -186,22 +184,13 @@ class TorchModelRunner:
 
     def close(self) -> None:
         """Release the KV cache and the worker thread."""
-        if self._worker is not None:
-            self._worker.shutdown(wait=True)
+        self._queue.close()
         if self._graphs is not None:
             self._graphs.close()
         if self._matchers is not None:
             self._matchers.close()
         self._backend.allocator.release("kv_cache")
         self._backend.close()
-
-    def _submit(self, work: Callable[[], T]) -> Future[T]:
-        """Run `work` on the worker thread, or here when the device itself is asynchronous."""
-        if self._worker is not None:
-            return self._worker.submit(work)
-        future: Future[T] = Future()
-        future.set_result(work())
-        return future
 
     @torch.inference_mode()
     def _run(self, plan: StepPlan) -> _Launched:

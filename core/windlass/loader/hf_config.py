@@ -24,16 +24,24 @@ def read_hf_config(folder: Path) -> tuple[str, HFConfig]:
     stated = stated_config(raw)
     if stated is not None:
         return architecture, stated
+    return architecture, auto_config(folder, raw)
+
+
+def auto_config(folder: Path, raw: dict[str, Any]) -> HFConfig:
+    """The configuration as transformers reads it; `raw` is the content of config.json.
+
+    Raises:
+        ModelError: it is wrong, or asks for code of its own.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        hf_config = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as exc:
-        raise ModelError(f"{path} is not valid: {exc}{_remote_code(raw)}") from exc
-    return architecture, hf_config
+        raise ModelError(
+            f"{folder / 'config.json'} is not valid: {exc}{_remote_code(raw)}"
+        ) from exc
 
 
 def eos_token_ids(folder: Path, hf_config: HFConfig) -> tuple[int, ...]:

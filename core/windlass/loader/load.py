@@ -12,7 +12,7 @@ import torch
 from windlass.backend import Backend, MLPWeights, QuantizedWeight
 from windlass.config import ModelConfig, Quantization
 from windlass.errors import ModelError, UnsupportedError
-from windlass.loader.describe import ModelDescription, describe_model, open_checkpoint
+from windlass.loader.describe import describe_model, open_checkpoint
 from windlass.loader.dummy import DummyTensors
 from windlass.loader.weights import read_weights
 from windlass.models.config import DecoderConfig, attention_needs
@@ -54,7 +54,7 @@ def load_decoder(
     """
     described = describe_model(config)
     decoder_cfg = described.decoder
-    dtype = _dtype(config, described, backend)
+    dtype = resolve_dtype(config.dtype, described.dtype, backend)
     _check_backend(decoder_cfg, dtype, backend)
 
     read = partial(
@@ -87,12 +87,16 @@ def _no_progress(what: str, share: float) -> None:
     del what, share
 
 
-def _dtype(config: ModelConfig, described: ModelDescription, backend: Backend) -> torch.dtype:
-    """The number format asked for, or the checkpoint's, or one that the backend has."""
+def resolve_dtype(asked: str, stated: str | None, backend: Backend) -> torch.dtype:
+    """The number format asked for, or the one that the checkpoint states, or one of the backend's.
+
+    Raises:
+        ModelError: the checkpoint states one that torch does not know.
+    """
     supported = backend.capabilities.dtypes
-    if config.dtype != "auto":
-        return _torch_dtype(config.dtype)
-    stored = _torch_dtype(described.dtype) if described.dtype is not None else supported[0]
+    if asked != "auto":
+        return _torch_dtype(asked)
+    stored = _torch_dtype(stated) if stated is not None else supported[0]
     if stored in supported:
         return stored
     same_size = [dtype for dtype in supported if dtype.itemsize == stored.itemsize]

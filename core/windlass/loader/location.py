@@ -31,19 +31,31 @@ def resolve_model(model: str, revision: str | None = None, *, weights: bool = Tr
         raise ModelError(f"model {model!r} is a file; give the folder that holds config.json")
     if model.startswith(("~", ".", os.sep)) or not _HUB_ID.fullmatch(model):
         raise ModelError(f"model {model!r}: there is no such folder")
-    return _download(model, revision, weights)
+    patterns = CONFIG_PATTERNS + (WEIGHT_PATTERNS if weights else ())
+    return _download(model, revision, patterns, IGNORED_PATTERNS)
 
 
-def _download(model: str, revision: str | None, weights: bool) -> Path:
+def resolve_files(model: str, revision: str | None, paths: tuple[str, ...]) -> Path:
+    """The model's folder, with these files of it that `resolve_model` leaves out.
+
+    Raises:
+        ModelError: the hub is not there to ask; a file that it lacks is no error.
+    """
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else _download(model, revision, paths, ())
+
+
+def _download(
+    model: str, revision: str | None, patterns: tuple[str, ...], ignored: tuple[str, ...]
+) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = CONFIG_PATTERNS + (WEIGHT_PATTERNS if weights else ())
     try:
         path = snapshot_download(
             model,
             revision=revision,
             allow_patterns=list(patterns),
-            ignore_patterns=list(IGNORED_PATTERNS),
+            ignore_patterns=list(ignored),
         )
     except Exception as exc:  # the client's errors share no base
         at = f" at revision {revision!r}" if revision else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from windlass.loader.location import resolve_model
 from windlass.text.token_pieces import PieceDecoder, TokenPieces
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -30,6 +31,18 @@ def _load_transformers_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
+
+
+def check_unicode(text: str, param: str = "prompt") -> None:
+    """Raise a RequestError where the text holds half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The text is not valid Unicode: an unpaired surrogate stands at position "
+            f"{error.start}.",
+            param=param,
+        ) from error
 
 
 class Tokenizer:
@@ -89,16 +102,25 @@ class Tokenizer:
         Raises:
             RequestError: the text holds half of a surrogate pair, which is no character.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"The text is not valid Unicode: an unpaired surrogate stands at position "
-                f"{error.start}.",
-                param="prompt",
-            ) from error
+        check_unicode(text)
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def encode_batch(
+        self, texts: Sequence[str | tuple[str, str]], add_special_tokens: bool = True
+    ) -> list[Encoding]:
+        """Texts and pairs of texts as `tokenizers.Encoding`, on several threads.
+
+        Raises:
+            RequestError: see `encode`.
+        """
+        for text in texts:
+            for part in (text,) if isinstance(text, str) else text:
+                check_unicode(part, "input")
+        found: list[Encoding] = self._backend.encode_batch(
+            list(texts), add_special_tokens=add_special_tokens
+        )
+        return found
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of these tokens, exactly as the model wrote it (no clean-up of spaces).
@@ -121,6 +143,11 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """This token alone as text; U+FFFD where it holds only part of a character."""
         return self.token_bytes(token_id).decode(errors="replace")
+
+    @property
+    def takes_types(self) -> bool:
+        """Whether the model's files want token types beside the tokens of a pair."""
+        return "token_type_ids" in self.hf_tokenizer.model_input_names
 
     @property
     def vocab_size(self) -> int:
