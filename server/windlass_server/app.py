@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -10,6 +12,7 @@ from starlette.responses import Response
 
 from windlass_server.errors import to_api_error
 from windlass_server.middleware import Authentication, BodyLimit, Boundary
+from windlass_server.openapi import describe
 from windlass_server.routes import (
     chat_completions,
     completions,
@@ -33,7 +36,8 @@ def create_app(state: ServerState) -> FastAPI:
     """Return the application that serves `state`; its layers from the inside out:
     body limit, key, error boundary, CORS.
     """
-    app = FastAPI(title="Windlass", openapi_url=None, redirect_slashes=False)
+    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.openapi = cache(lambda: describe(app))  # type: ignore[method-assign]
     app.state.server = state
     settings = state.settings
     generating = (chat_completions, completions, responses, messages)

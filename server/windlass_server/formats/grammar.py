@@ -152,8 +152,7 @@ class Grammar:
 
     def _content(self, bound: StructuredOutputs) -> str:
         if bound.json is not None:
-            schema = bound.json if isinstance(bound.json, str) else json.dumps(bound.json)
-            return self._rule(f"%json {schema}")
+            return self._rule(f"%json {json.dumps(_decoded(bound.json))}")
         if bound.json_object:
             return self._rule('%json {"type": "object"}')
         if bound.choice is not None:
@@ -213,6 +212,20 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
     if not any(key in schema for key in (*composed, *combined)):
         changes["additionalProperties"] = False
     return {**schema, **changes} if changes else schema
+
+
+def _decoded(schema: dict[str, Any] | str) -> object:
+    """The schema of a text: written anew, so that nothing can stand behind it in the grammar."""
+    if not isinstance(schema, str):
+        return schema
+    try:
+        return json.loads(schema)
+    except (ValueError, RecursionError):
+        raise RequestError(
+            "The JSON schema is no valid JSON.",
+            param="structured_outputs",
+            code="invalid_json_schema",
+        ) from None
 
 
 def _quoted(text: str) -> str:

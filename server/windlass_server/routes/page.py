@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from windlass_server.page import HEADERS, INDEX, PREFIX, Asset, assets
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])

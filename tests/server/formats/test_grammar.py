@@ -214,6 +214,12 @@ def test_a_grammar_of_the_clients_own_is_refused_behind_reasoning() -> None:
     assert constraint is asked.sampling.structured_outputs
 
 
+def test_a_schemas_text_cannot_loosen_the_grammar() -> None:
+    asked = call("none", bound=StructuredOutputs(json='{"type": "integer"} | /.*/'), tools=[])
+    with pytest.raises(RequestError, match="no valid JSON"):
+        format_named("hermes", "think").constraint(asked, in_reasoning=False)
+
+
 def test_special_tokens_are_written_by_their_ids(tokenizer: Tokenizer, writer: Writer) -> None:
     """The demo model's own special tokens, in the part of a format's."""
     special: Mapping[str, int] = tokenizer.special_tokens
