@@ -441,6 +441,12 @@ def test_draining_finishes_what_runs_and_takes_nothing_new(config: EngineConfig)
     run(main())
 
 
+def engine_processes() -> list[psutil.Process]:
+    """Children of this process that are engines; other tests may have left workers that idle."""
+    children = psutil.Process().children()
+    return [c for c in children if "windlass.executor.engine_process" in c.cmdline()]
+
+
 def test_shutting_down_ends_requests_with_an_error_and_leaves_no_process(
     config: EngineConfig,
 ) -> None:
@@ -458,7 +464,7 @@ def test_shutting_down_ends_requests_with_an_error_and_leaves_no_process(
                 engine.check_health()
 
     run(main())
-    assert psutil.Process().children() == []
+    assert engine_processes() == []
 
 
 def test_the_prefix_cache_is_reset(config: EngineConfig) -> None:
@@ -508,7 +514,7 @@ def test_a_start_that_fails_says_why_and_leaves_no_process(tokenizer_folder: str
             await AsyncEngine.start(EngineConfig(model=wrong))
 
     run(main())
-    assert psutil.Process().children() == []
+    assert engine_processes() == []
 
 
 def test_nothing_listens_on_the_network(config: EngineConfig) -> None:

@@ -41,6 +41,7 @@ EVERY_PATH = {
     "/tokenize",
     "/detokenize",
     "/tokenizer_info",
+    "/openapi.json",
     "/v1/models",
     "/v1/models/{model:path}",
     "/metrics",
