@@ -34,6 +34,7 @@ def format_of(tokenizer: Tokenizer, settings: ServerSettings) -> ChatFormat:
         tokenizer.special_tokens,
         tool_call_parser=settings.tool_call_parser,
         reasoning_parser=settings.reasoning_parser,
+        added_tokens=tokenizer.hf_tokenizer.get_added_vocab(),
     )
 
 

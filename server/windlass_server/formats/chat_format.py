@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from windlass_server.formats.grammar import Grammar
-from windlass_server.formats.harmony import Harmony, HarmonyParser
+from windlass_server.formats.harmony import END, Harmony, HarmonyParser
 from windlass_server.formats.parser import AnswerParser, ReasoningTags
 from windlass_server.formats.syntax import ToolSyntax
 from windlass_server.formats.told_tools import told_in_messages
@@ -22,16 +22,23 @@ class ModelFormat:
     """How one kind of model writes.
 
     `special_tokens` maps the special tokens that may occur in an answer to their ids: those that
-    the format reads, and those that end a message. `shows_tools` says that the template tells the
-    model of tools; where it does not, a system message does (`prepared`).
+    the format reads, and those that end a message. `ids` are of all texts that are one token: only
+    a tag that is one can end reasoning which is out of budget. `shows_tools` says that the template
+    tells the model of tools; where it does not, a system message does (`prepared`).
     """
 
     syntax: ToolSyntax | None = None
     reasoning: ReasoningTags | None = None
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     shows_tools: bool = True
+    ids: Mapping[str, int] = field(default_factory=dict)
 
-    has_reasoning_budget = False
+    @property
+    def has_reasoning_budget(self) -> bool:
+        """Whether the tokens of reasoning can be bounded."""
+        if isinstance(self.syntax, Harmony):
+            return END in self.ids
+        return self.reasoning is not None and self.reasoning.close in self.ids
 
     @property
     def name(self) -> str:

@@ -59,6 +59,7 @@ _MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<arg_key>",), "glm"),
     (("<|tool_call|>",), "granite"),
     (("<tool_call>",), "hermes"),
+    (("<|python_start|>", '"parameters": '), "llama3_json"),
     (("func_name1(",), "pythonic"),
     (("<|python_start|>",), "pythonic"),
     (("<|python_tag|>",), "llama3_json"),
@@ -72,9 +73,12 @@ def detect(
     *,
     tool_call_parser: str | None = None,
     reasoning_parser: str | None = None,
+    added_tokens: Mapping[str, int] | None = None,
 ) -> ModelFormat:
     """Return the format of the model with this template and these special tokens.
 
+    `added_tokens` are further texts that are one token each, which is how many models have the
+    tags of reasoning.
     A template that knows tools and none of the marks is taken for bare JSON. Where it knows no
     tools, calls are Hermes', and the model is told so. `tool_call_parser` and `reasoning_parser`
     name a format in place of what is found.
@@ -95,6 +99,7 @@ def detect(
         reasoning=reasoning,
         special_tokens=_relevant(template, special_tokens, syntax),
         shows_tools=knows_tools or tool_call_parser is not None,
+        ids={**(added_tokens or {}), **special_tokens},
     )
 
 

@@ -31,6 +31,7 @@ class Grammar:
         self._format = chat_format
         self._in_reasoning = in_reasoning
         self._rules: list[str] = []
+        self._budget: int | None = None
 
     def constraint(self, call: ChatCall) -> StructuredOutputs | None:
         """Return what binds the answer to `call`; None when nothing does.
@@ -40,7 +41,11 @@ class Grammar:
         """
         tools, bound = call.callable_tools, call.sampling.structured_outputs
         syntax, reasoning = self._format.syntax, self._format.reasoning
+        if self._format.has_reasoning_budget:
+            self._budget = call.thinking_budget
         if syntax is None or not tools:
+            if bound is None and self._budget is not None:
+                return self._finished(self._with_thought(self._terminal(self._free_text())))
             if bound is None or not (reasoning or isinstance(syntax, Harmony)):
                 return bound
             return self._finished(self._with_thought(self._content(bound)))
@@ -68,16 +73,33 @@ class Grammar:
             return answer
         if _SPACE not in self._rules:
             self._rules.append(_SPACE)
-        thought = self._text_until(tags.close)
+        thought = self._thought(tags.close)
         if self._in_reasoning:
             return f"{thought} SPACE {answer}"
         return f"({self._literal(tags.open)} {thought} SPACE)? {answer}"
 
+    def _thought(self, end: str) -> str:
+        """Reasoning and then `end`, which a budget of tokens forces: it has to be one token."""
+        if self._budget is None:
+            return self._text_until(end)
+        closing = f"<[{self._format.ids[end]}]>"
+        if not self._budget:
+            return closing
+        name = self._new_name()
+        self._rules.append(f"{name}[max_tokens={self._budget}]: {_without(end)}")
+        return f"{name} {closing}"
+
+    def _free_text(self) -> str:
+        """Any text; where reasoning is counted, none that begins it."""
+        tags = self._format.reasoning
+        return _ANYTHING if self._budget is None or tags is None else _without(tags.open)
+
     def _analysis(self) -> str:
-        """Messages of reasoning before the answer, as many as the model wants."""
-        body = self._rule(_ANYTHING)
-        following = self._literal(END) + " " + self._literal(f"{START}assistant")
-        return f"({self._message('analysis')} {body} {following})*"
+        """Messages of reasoning before the answer: as many as the model wants, or a bounded one."""
+        body = self._thought(END)
+        following = self._literal(f"{START}assistant")
+        many = "*" if self._budget is None else "?"
+        return f"({self._message('analysis')} {body} {following}){many}"
 
     def _message(self, channel: str) -> str:
         return self._literal(f"{CHANNEL}{channel}{MESSAGE}")
@@ -86,7 +108,7 @@ class Grammar:
         calls = " | ".join(self._call(tool) for tool in call.callable_tools)
         if call.tool_choice.mode == "required":
             return f"{self._analysis()} ({calls})"
-        content = self._content(bound) if bound else self._rule(_ANYTHING)
+        content = self._content(bound) if bound else self._terminal(_ANYTHING)
         return f"{self._analysis()} ({calls} | {self._message('final')} {content})"
 
     # -- calls ----------------------------------------------------------------------------
@@ -110,15 +132,16 @@ class Grammar:
         assert syntax is not None
         if syntax.at_start:
             first = "{" if not syntax.before else syntax.before[0]
-            other = self._rule(f"/([^{re.escape(first)}\\s](?s:.*))?/")
+            other = self._terminal(f"/([^{re.escape(first)}\\s](?s:.*))?/ & {self._free_text()}")
             return f"({self._calls(tools, parallel)} | {other})"
         opened = syntax.markers[0]
         calls = self._calls(tools, parallel, opened)
         several = "*" if parallel and not syntax.before else "?"
-        tail = _ANYTHING
+        tail = self._free_text()
         if opened not in self._format.special_tokens:
-            tail += f" & ~/(?s:.*){literal(opened)}(?s:.*)/"
-        return f"({self._text_until(opened)} {calls}){several} {self._terminal(tail)}"
+            tail += f" & {_without(opened)}"
+        before = self._text_until(opened, self._free_text())
+        return f"({before} {calls}){several} {self._terminal(tail)}"
 
     def _call(self, tool: dict[str, Any], opened: str = "") -> str:
         syntax = self._format.syntax
@@ -143,8 +166,8 @@ class Grammar:
                 return self._rule(f"%json {json.dumps(schema)}")
             case Text(end, least, most, before):
                 many = f"{{{least},{'' if most is None else most}}}"
-                without = f"~/(?s:.*){literal(end)}(?s:.*)/"
-                return self._text_until(end, f"/(?s:.{many}){literal(before)}/ & {without}")
+                text = f"/(?s:.{many}){literal(before)}/ & {_without(end)}"
+                return self._text_until(end, text)
             case Choice(texts):
                 return "(" + " | ".join(_quoted(text) for text in texts) + ")"
             case Optional(inner):
@@ -173,7 +196,7 @@ class Grammar:
     def _text_until(self, end: str, text: str = _ANYTHING) -> str:
         """Text and then `end`, the first one that comes."""
         if end in self._format.special_tokens:
-            return f"{self._rule(text)} {self._literal(end)}"
+            return f"{self._terminal(text)} {self._literal(end)}"
         name = self._new_name()
         self._rules.append(f"{name}[suffix={_quoted(end)}]: {text}")
         return name
@@ -226,6 +249,11 @@ def _decoded(schema: dict[str, Any] | str) -> object:
             param="structured_outputs",
             code="invalid_json_schema",
         ) from None
+
+
+def _without(text: str) -> str:
+    """Any text that does not hold `text`."""
+    return f"{_ANYTHING} & ~/(?s:.*){literal(text)}(?s:.*)/"
 
 
 def _quoted(text: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from windlass_server.formats.parser import AnswerParser
-from windlass_server.formats.reader import Reading
 from windlass_server.formats.syntax import Arguments, Part, ToolSyntax
 
 if TYPE_CHECKING:
-    from windlass_server.formats.reader import Sink
+    from windlass_server.formats.reader import Reading
 
 CHANNEL, MESSAGE, START, END = "<|channel|>", "<|message|>", "<|start|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -46,16 +45,28 @@ class HarmonyParser(AnswerParser):
                 if CHANNEL not in text and START not in text:
                     self.content(text)
                 return
-            out = self._sink("".join(header))
-            ended = yield from reader.until(_ENDS, out)
+            text = "".join(header)
+            if name := _called(text):
+                ended = yield from self._arguments_of(name)
+            else:
+                channel = text.rpartition(CHANNEL)[2].strip()
+                out = self.thought if channel.startswith("analysis") else self.content
+                ended = yield from reader.until(_ENDS, out)
             if ended is None:
                 return
 
-    def _sink(self, header: str) -> Sink:
-        before, _, channel = header.rpartition(CHANNEL)
-        if _RECIPIENT in header:
-            part = channel if _RECIPIENT in channel else before
-            name = part.partition(_RECIPIENT)[2].split("<")[0].split()
-            self.begin_call(name[0] if name else "")
-            return self.arguments
-        return self.thought if channel.strip().startswith("analysis") else self.content
+    def _arguments_of(self, name: str) -> Reading[str | None]:
+        """The message to a function; an empty one that has ended is an empty object."""
+        self.begin_call(name)
+        yield from self.reader.skip_space()
+        for marker in _ENDS:
+            if (yield from self.reader.starts_with(marker)):
+                self.arguments("{}")
+                return marker
+        return (yield from self.reader.until(_ENDS, self.arguments))
+
+
+def _called(header: str) -> str | None:
+    """The function that a message is for; None when it is for the reader."""
+    name = header.partition(_RECIPIENT)[2].split("<")[0].split()
+    return name[0] if name else None

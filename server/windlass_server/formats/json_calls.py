@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from windlass_server.formats.reader import MismatchError, Reading
+from windlass_server.formats.reader import MismatchError, Reading, encodable
 from windlass_server.formats.syntax import Arguments, Choice, Part, ToolSyntax, read_name
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Call:
             if key in _ARGUMENT_KEYS and not self.begun:
                 self.waiting = value
             elif key == "id" and value.startswith('"'):
-                self.id = str(json.loads(value))
+                self.id = encodable(json.loads(value))
             elif key not in _OTHER_KEYS and not self.begun:
                 raise MismatchError
 
@@ -93,10 +93,7 @@ def _read_text(parser: AnswerParser) -> Reading[str]:
     if (yield from parser.reader.peek()) != '"':
         raise MismatchError
     value = yield from _read_value(parser)
-    try:
-        return str(json.loads(value))
-    except ValueError:
-        raise MismatchError from None
+    return encodable(json.loads(value))
 
 
 def _stream_arguments(parser: AnswerParser) -> Reading[None]:
@@ -116,8 +113,8 @@ def _as_object(value: str) -> str:
     try:
         decoded = json.loads(value)
         if isinstance(decoded, str) and isinstance(json.loads(decoded), dict):
-            return decoded
-    except ValueError:
+            return encodable(decoded)
+    except (ValueError, RecursionError):
         return value
     return "{}" if decoded is None else value
 
@@ -291,7 +288,7 @@ class Kimi(ToolSyntax):
         if (yield from reader.until(("<|tool_call_argument_begin|>",), parts.append)) is None:
             raise MismatchError
         call_id = "".join(parts).strip()
-        name = call_id.removeprefix("functions.").rpartition(":")[0]
+        name = call_id.removeprefix("functions.").split(":")[0]
         yield from reader.skip_space()
         if (yield from reader.peek()) != "{" or not name:
             raise MismatchError

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from windlass_server.formats.syntax import ToolSyntax
 
 
+_Piece = ContentText | ReasoningText | ToolCallArguments
+
+
 @dataclass(frozen=True)
 class ReasoningTags:
     """What stands around a model's reasoning."""
@@ -50,6 +53,8 @@ class AnswerParser:
         self._reasoning = reasoning
         self._dropped = dropped
         self._events: list[Event] = []
+        self._kind: type[_Piece] = ContentText
+        self._pieces: list[str] = []
         self._calls = 0
         self._running: Reading[None] | None = self._read(in_reasoning)
         self._advance()
@@ -70,6 +75,7 @@ class AnswerParser:
                 next(self._running)
             except StopIteration:
                 self._running = None
+        self._put()
         events, self._events = self._events, []
         return events
 
@@ -77,36 +83,39 @@ class AnswerParser:
 
     def content(self, text: str) -> None:
         """Text for the reader."""
-        if text:
-            last = self._events[-1] if self._events else None
-            if isinstance(last, ContentText):
-                last.text += text
-            else:
-                self._events.append(ContentText(text))
+        self._say(ContentText, text)
 
     def thought(self, text: str) -> None:
         """Text of the reasoning."""
-        if text:
-            last = self._events[-1] if self._events else None
-            if isinstance(last, ReasoningText):
-                last.text += text
-            else:
-                self._events.append(ReasoningText(text))
+        self._say(ReasoningText, text)
 
     def begin_call(self, name: str, call_id: str | None = None) -> None:
         """A call begins: from here on nothing is given back as text."""
+        self._put()
         self.reader.record = None
         self._events.append(ToolCallStart(self._calls, name, call_id))
         self._calls += 1
 
     def arguments(self, text: str) -> None:
         """A piece of the arguments of the call that began last."""
-        if text:
-            last = self._events[-1] if self._events else None
-            if isinstance(last, ToolCallArguments):
-                last.text += text
-            else:
-                self._events.append(ToolCallArguments(self._calls - 1, text))
+        self._say(ToolCallArguments, text)
+
+    def _say(self, kind: type[_Piece], text: str) -> None:
+        if kind is not self._kind:
+            self._put()
+            self._kind = kind
+        self._pieces.append(text)
+
+    def _put(self) -> None:
+        """Make one event of the pieces of a kind that came one after the other."""
+        text = "".join(self._pieces)
+        self._pieces.clear()
+        if text and self._kind is ToolCallArguments:
+            self._events.append(ToolCallArguments(self._calls - 1, text))
+        elif text:
+            self._events.append(
+                ContentText(text) if self._kind is ContentText else ReasoningText(text)
+            )
 
     # -- the answer -----------------------------------------------------------------------
 

@@ -1,20 +1,16 @@
-"""Calls as a list of Python calls with literal arguments: Llama 4, OLMo 3."""
+"""Calls as a list of Python calls with literal arguments: OLMo 3, and templates that ask for it."""
 
 from __future__ import annotations
 
-import ast
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from windlass_server.formats.reader import MismatchError, Reading
-from windlass_server.formats.syntax import Arguments, Optional, Part, ToolSyntax
+from windlass_server.formats.python_literal import read_literal
+from windlass_server.formats.reader import MismatchError, Reader, Reading
+from windlass_server.formats.syntax import MAX_NAME, Arguments, Optional, Part, ToolSyntax
 
 if TYPE_CHECKING:
     from windlass_server.formats.parser import AnswerParser
-
-MAX_CHARACTERS = 100_000
-_JSON_NAMES: dict[str, Any] = {"true": True, "false": False, "null": None}
-_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 class Pythonic(ToolSyntax):
@@ -32,15 +28,9 @@ class Pythonic(ToolSyntax):
     def read(self, parser: AnswerParser, marker: str) -> Reading[None]:
         """The list."""
         yield from parser.reader.skip_space()
-        if (yield from parser.reader.peek()) != "[":
-            raise MismatchError
-        text = yield from _read_list(parser)
-        calls = _calls(text)
-        if any(name not in parser.tools for name, _ in calls):
-            raise MismatchError
-        for name, arguments in calls:
+        for name, arguments in (yield from _read_calls(parser)):
             parser.begin_call(name)
-            parser.arguments(arguments)
+            parser.arguments(json.dumps(arguments, ensure_ascii=False))
         yield from parser.reader.starts_with("<|python_end|>")
 
     def call(self, name: str, schema: dict[str, Any]) -> list[Part]:
@@ -63,91 +53,41 @@ class Pythonic(ToolSyntax):
         return [*parts, ")"]
 
 
-def _read_list(parser: AnswerParser) -> Reading[str]:
-    """Text up to the bracket that closes the first one; quotes are respected."""
-    brackets = _Brackets()
-    parts: list[str] = []
+def _read_calls(parser: AnswerParser) -> Reading[list[tuple[str, dict[str, Any]]]]:
+    """The list, as (name, arguments)."""
+    reader = parser.reader
+    calls = []
+    yield from reader.expect("[")
     while True:
-        c = yield from parser.reader.peek()
-        if not c or len(parts) == MAX_CHARACTERS:
+        yield from reader.skip_space()
+        name = yield from reader.while_in(_in_name, MAX_NAME)
+        if name not in parser.tools:
             raise MismatchError
-        yield from parser.reader.expect(c)
-        parts.append(c)
-        if brackets.closed_by(c):
-            return "".join(parts)
+        calls.append((name, (yield from _read_arguments(reader))))
+        yield from reader.skip_space()
+        if not (yield from reader.starts_with(",")):
+            yield from reader.expect("]")
+            return calls
 
 
-class _Brackets:
-    """The brackets that are open in a Python text, read character by character."""
-
-    def __init__(self) -> None:
-        self._stack: list[str] = []
-        self._quote = ""
-        self._escaped = False
-
-    def closed_by(self, c: str) -> bool:
-        """Whether `c` closes the last open one."""
-        if self._quote:
-            if c == self._quote and not self._escaped:
-                self._quote = ""
-            self._escaped = c == "\\" and not self._escaped
-        elif c in "\"'":
-            self._quote = c
-        elif c in _BRACKETS:
-            self._stack.append(_BRACKETS[c])
-        elif c in _BRACKETS.values() and (not self._stack or self._stack.pop() != c):
+def _read_arguments(reader: Reader) -> Reading[dict[str, Any]]:
+    arguments: dict[str, Any] = {}
+    yield from reader.expect("(")
+    yield from reader.skip_space()
+    while not (yield from reader.starts_with(")")):
+        key = yield from reader.while_in(_in_name, MAX_NAME)
+        yield from reader.skip_space()
+        yield from reader.expect("=")
+        if not key or key in arguments:
             raise MismatchError
-        return not self._stack and not self._quote
+        arguments[key] = yield from read_literal(reader)
+        yield from reader.skip_space()
+        if not (yield from reader.starts_with(",")):
+            yield from reader.expect(")")
+            break
+        yield from reader.skip_space()
+    return arguments
 
 
-def _calls(text: str) -> list[tuple[str, str]]:
-    """The calls of the list as (name, arguments as JSON).
-
-    Raises:
-        MismatchError: it is no list of calls with literal arguments.
-    """
-    try:
-        tree = ast.parse(text, mode="eval").body
-        if not isinstance(tree, ast.List) or not tree.elts:
-            raise MismatchError
-        return [_call(element) for element in tree.elts]
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise MismatchError from None
-
-
-def _call(node: ast.expr) -> tuple[str, str]:
-    if not isinstance(node, ast.Call) or node.args:
-        raise MismatchError
-    arguments = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise MismatchError
-        arguments[keyword.arg] = _literal(keyword.value)
-    encoded = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    return _name(node.func), encoded
-
-
-def _name(node: ast.expr) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_name(node.value)}.{node.attr}"
-    raise MismatchError
-
-
-def _literal(node: ast.expr) -> Any:  # noqa: ANN401 - any JSON value
-    match node:
-        case ast.Constant(value=str() | int() | float() | None as value):
-            return value
-        case ast.Name(id=name) if name in _JSON_NAMES:
-            return _JSON_NAMES[name]
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.List(elts=elements) | ast.Tuple(elts=elements):
-            return [_literal(element) for element in elements]
-        case ast.Dict(keys=keys, values=values):
-            if not all(isinstance(k, ast.Constant) and isinstance(k.value, str) for k in keys):
-                raise MismatchError
-            return {k.value: _literal(v) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
-        case _:
-            raise MismatchError
+def _in_name(character: str) -> bool:
+    return character.isalnum() or character in "_.-:"

@@ -7,6 +7,7 @@ the text was cut. Every character is looked at a bounded number of times.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from typing import TypeVar
@@ -18,6 +19,13 @@ Reading = Generator[None, None, Result]
 Sink = Callable[[str], None]
 
 WHITE_SPACE = " \t\r\n"
+
+
+def encodable(text: str) -> str:
+    """Return `text`, which escapes wrote, as UTF-8 can have it: no half of a pair stands alone."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class MismatchError(Exception):
@@ -139,8 +147,14 @@ class Reader:
 
 
 def _first(text: str, markers: tuple[str, ...], at: int) -> tuple[int, str] | None:
-    found = [(i, marker) for marker in markers if (i := text.find(marker, at)) >= 0]
-    return min(found) if found else None
+    found = _any_of(markers).search(text, at) if markers else None
+    return (found.start(), found.group()) if found else None
+
+
+@lru_cache(maxsize=256)
+def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """One search for all: looking for each would read far ahead again and again."""
+    return re.compile("|".join(map(re.escape, markers)))
 
 
 def _held_back(text: str, markers: tuple[str, ...], at: int) -> int:

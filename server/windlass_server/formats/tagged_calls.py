@@ -38,7 +38,7 @@ class TaggedCalls(ToolSyntax):
         parser.begin_call(name)
         properties = parser.tools.get(name, {}).get("parameters", {}).get("properties", {})
         first = True
-        while (key := (yield from self.read_key(parser))) is not None:
+        while (key := (yield from self._next_key(parser))) is not None:
             parts: list[str] = []
             ended = yield from parser.reader.until((self.value_end,), parts.append)
             value = as_json("".join(parts).removesuffix(self.value_before), properties.get(key))
@@ -49,6 +49,19 @@ class TaggedCalls(ToolSyntax):
                 return
         parser.arguments("{}" if first else "}")
         yield from self.read_tail(parser)
+
+    def _next_key(self, parser: AnswerParser) -> Reading[str | None]:
+        """`read_key`; a tag that is none ends the call, and is text unless it was only cut."""
+        reader = parser.reader
+        reader.record = []
+        try:
+            return (yield from self.read_key(parser))
+        except MismatchError:
+            if (yield from reader.peek()):
+                parser.content("".join(reader.record))
+            return None
+        finally:
+            reader.record = None
 
     def call(self, name: str, schema: dict[str, Any]) -> list[Part]:
         """A call with its arguments in the order of the schema; optional ones may be left out."""
@@ -77,7 +90,11 @@ class TaggedCalls(ToolSyntax):
 
     @abstractmethod
     def read_key(self, parser: AnswerParser) -> Reading[str | None]:
-        """Read the key of the next argument, up to its value; None when there is no other."""
+        """Read the key of the next argument, up to its value; None when there is no other.
+
+        Raises:
+            MismatchError: what seemed to be a tag is none.
+        """
 
     @abstractmethod
     def read_tail(self, parser: AnswerParser) -> Reading[None]:

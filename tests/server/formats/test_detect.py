@@ -37,6 +37,23 @@ def test_a_template_with_tools_and_no_mark_is_taken_for_bare_json() -> None:
     assert detect(TOOLS, {}).name == "llama3_json"
 
 
+def test_llama_4_writes_json_unless_its_template_asks_for_python() -> None:
+    shown = '<|python_start|>{"name": x, "parameters": {}}'
+    assert detect(TOOLS + shown, {}).name == "llama3_json"
+    assert detect(TOOLS + "<|python_start|>", {}).name == "pythonic"
+
+
+def test_reasoning_has_a_budget_where_its_end_is_one_token() -> None:
+    template = TOOLS + "<think></think>"
+    assert not detect(template, {}).has_reasoning_budget
+    assert detect(template, {"</think>": 7}).has_reasoning_budget
+    assert detect(template, {}, added_tokens={"</think>": 7}).has_reasoning_budget
+    harmony = TOOLS + MARKS["harmony"]
+    assert not detect(harmony, {}).has_reasoning_budget
+    assert detect(harmony, {"<|end|>": 7}).has_reasoning_budget
+    assert not detect(TOOLS, {"</think>": 7}).has_reasoning_budget
+
+
 def test_a_template_without_tools_has_them_told_in_words() -> None:
     found = detect("{{ messages }}", {})
     assert (found.name, found.shows_tools) == ("hermes", False)

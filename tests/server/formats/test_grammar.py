@@ -27,6 +27,7 @@ from windlass.text import Tokenizer
 from windlass_server.chat.call import ChatCall, ToolChoice
 from windlass_server.formats.chat_format import ModelFormat
 from windlass_server.formats.detect import REASONING, SYNTAXES
+from windlass_server.formats.parser import ReasoningTags
 
 SCHEMAS = {"haul": HAUL, "rest": {"type": "object", "maxProperties": 0}}
 MOST_TOKENS = 250
@@ -50,6 +51,11 @@ class Writer:
 
     def write(self, grammar: str, seed: int, begin: str = "") -> str | None:
         """An answer that begins with `begin`; None when it does not end in time."""
+        tokens = self.tokens(grammar, seed, begin)
+        return None if tokens is None else self._tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def tokens(self, grammar: str, seed: int, begin: str = "") -> list[int] | None:
+        """The answer's tokens."""
         assert not LLMatcher.validate_grammar(grammar, self._vocabulary)
         matcher, chance = LLMatcher(self._vocabulary, grammar), random.Random(seed)
         mask = allocate_token_bitmask(1, self._vocabulary.vocab_size)
@@ -69,7 +75,7 @@ class Writer:
             tokens.append(token)
         else:
             return None
-        return self._tokenizer.decode(tokens, skip_special_tokens=False)
+        return tokens
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +244,72 @@ def _arguments(schema: dict[str, Any]) -> list[Any]:
     from windlass_server.formats.syntax import Arguments
 
     return [Arguments(schema)]
+
+
+class Bounded:
+    """A format whose reasoning is ended by one token, a special one or another."""
+
+    def __init__(self, tokenizer: Tokenizer, close: str, syntax: str = "hermes") -> None:
+        self.token = tokenizer.special_tokens.get(close)
+        special = {} if self.token is None else {close: self.token}
+        if self.token is None:
+            (self.token,) = tokenizer.encode(close, add_special_tokens=False)
+        tags = ReasoningTags("<think>", close)
+        self.format = ModelFormat(SYNTAXES[syntax](), tags, special, ids={close: self.token})
+
+
+@pytest.fixture(params=["<|im_start|>", "Repeat"])
+def bounded(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Bounded:
+    return Bounded(tokenizer, request.param)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7])
+def test_reasoning_ends_where_its_budget_does(
+    bounded: Bounded, budget: int, writer: Writer, tokenizer: Tokenizer
+) -> None:
+    asked = call("none", bound=StructuredOutputs(json=HAUL), tools=[])
+    asked.thinking_budget = budget
+    grammar = grammar_of(bounded.format, asked, in_reasoning=True)
+    lengths = []
+    for seed in range(6):
+        tokens = writer.tokens(grammar, seed)
+        if tokens is not None:
+            lengths.append(tokens.index(bounded.token))
+            said = read(bounded.format, tokenizer.decode(tokens, False), in_reasoning=True)
+            jsonschema.validate(json.loads(said.content), HAUL)
+    assert lengths
+    assert max(lengths) == budget
+
+
+def test_reasoning_may_end_before_its_budget(bounded: Bounded, writer: Writer) -> None:
+    asked = call("required", "rest", tools=TOOLS)
+    asked.thinking_budget = 200
+    close = bounded.format.reasoning.close  # type: ignore[union-attr]
+    grammar = grammar_of(bounded.format, asked)
+    text = writer.write(grammar, 1, f"<think>Hm{close}")
+    assert text is not None
+    said = read(bounded.format, text)
+    assert said.reasoning == "Hm"
+    assert {name for name, _ in said.calls} == {"rest"}
+
+
+@pytest.mark.parametrize("tools", [[], TOOLS])
+def test_a_budget_binds_free_text_too(
+    bounded: Bounded, tools: list[dict[str, Any]], writer: Writer, vocabulary: LLTokenizer
+) -> None:
+    """The answer cannot begin reasoning again, which nothing would count."""
+    asked = call("auto" if tools else "none", tools=tools)
+    asked.thinking_budget = 3
+    grammar = grammar_of(bounded.format, asked, in_reasoning=True)
+    close = bounded.format.reasoning.close  # type: ignore[union-attr]
+    assert writer.write(grammar, 2, f"Hm{close}So: ") is not None
+    with pytest.raises(AssertionError):
+        writer.write(grammar, 2, f"Hm{close}So: <think>")
+
+
+def test_harmony_has_a_budget(tokenizer: Tokenizer) -> None:
+    chat_format = format_named("harmony", ids={"<|end|>": 2})
+    asked = call("required", "rest")
+    asked.thinking_budget = 4
+    assert "[max_tokens=4]" in grammar_of(chat_format, asked)
+    assert "max_tokens" not in grammar_of(format_named("harmony"), asked)

@@ -9,7 +9,7 @@ from answers import ANSWERS, HAULED, Read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windlass_server.formats.detect import SYNTAXES
+from windlass_server.formats.detect import REASONING, SYNTAXES
 
 FORMATS = sorted(SYNTAXES)
 AT_START = ("llama3_json", "pythonic")
@@ -70,6 +70,9 @@ def test_harmony_has_channels() -> None:
         ("qwen3_coder", "<tool_call>\n<fun"),
         ("mistral", "[TOOL_CALLS]haul now"),
         ("kimi", "<|tool_call_begin|>functions.haul"),
+        ("pythonic", "[haul(rope='a', rope='b')]"),
+        ("pythonic", "[haul(rope=" + "[" * 100 + "]" * 100 + ")]"),
+        ("pythonic", "[haul(metres=1e999)]"),
     ],
 )
 def test_what_turns_out_to_be_no_call_is_text(name: str, text: str) -> None:
@@ -110,14 +113,83 @@ def test_without_tools_a_tag_is_text() -> None:
     assert "".join(event.text for event in events) == CALL
 
 
-PIECES = [*'<>{}[]()"\\,:;=|/ \n0aé🐈', "<think>", "</think>", "<tool_call>", "</tool_call>"]
-PIECES += ["<|tool_call|>", "[TOOL_CALLS]", "[ARGS]", "<function=haul>", "<parameter=rope>", "haul"]
+@pytest.mark.parametrize(
+    ("literal", "value"),
+    [
+        (r"'it\'s'", "it's"),
+        (r'"\u00e9\x41\n\/\d"', "éA\n/\\d"),
+        (r'"\ud83d\ude00"', "😀"),
+        (r'"\ud83d"', "\N{REPLACEMENT CHARACTER}"),
+        (r'"\U00110000 \u12"', r"\U00110000 \u12"),
+        ("-1.5e3", -1500.0),
+        ("[True, false, None, null,]", [True, False, None, None]),
+        ("({'a': (1, 2)}, {})", [{"a": [1, 2]}, {}]),
+    ],
+)
+def test_python_literals(literal: str, value: object) -> None:
+    assert Read("pythonic")(f"[haul( rope = {literal} ,), rest()]").arguments == [
+        {"rope": value},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", r'<tool_call>{"name": "h\ud800", "arguments": {}}'),
+        ("hermes", r'<tool_call>{"name": "haul", "arguments": "{\"a\": \"\ud800\"}"}'),
+        ("mistral_array", r'[TOOL_CALLS][{"name": "haul", "id": "\udfff", "arguments": {}}]'),
+        ("pythonic", r"[haul(rope='\ud800')]"),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced(name: str, text: str) -> None:
+    """A model may write such an escape; UTF-8 has no character for it."""
+    said = Read(name)(text)
+    ((called, arguments),) = said.calls
+    assert "\N{REPLACEMENT CHARACTER}" in called + arguments + str(said.ids)
+    (called + arguments + str(said.ids)).encode()
+
+
+def test_arguments_that_hold_deep_json_as_text_are_given_as_they_are() -> None:
+    deep = json.dumps("[" * 100_000)
+    said = Read("hermes")(f'<tool_call>{{"name": "haul", "arguments": {deep}}}</tool_call>')
+    assert said.calls == [("haul", deep)]
+
+
+def test_an_id_of_kimis_may_lack_its_number() -> None:
+    said = Read("kimi")("<|tool_call_begin|>rest<|tool_call_argument_begin|>{}<|tool_call_end|>")
+    assert (said.calls, said.ids) == ([("rest", "{}")], ["rest"])
+
+
+def test_a_harmony_call_without_arguments() -> None:
+    said = Read("harmony")("<|channel|>commentary to=functions.rest<|message|> <|call|>")
+    assert said.calls == [("rest", "{}")]
+    said = Read("harmony")("<|channel|>commentary to=functions.<|message|>{}<|call|>")
+    assert (said.calls, said.content) == ([], "{}")
+
+
+@pytest.mark.parametrize(
+    ("name", "begun", "bad"),
+    [
+        ("glm", "<tool_call>haul\n", "<arg_key>rope</arg_key>oops"),
+        ("qwen3_coder", "<tool_call>\n<function=haul>\n", "<parameter=rope oops\n"),
+    ],
+)
+def test_a_tag_that_is_none_ends_a_call_and_is_text(name: str, begun: str, bad: str) -> None:
+    said = Read(name)(begun + bad)
+    assert (said.calls, said.content.strip()) == ([("haul", "{}")], bad.strip())
+
+
+MARKERS = {marker for name in FORMATS for marker in SYNTAXES[name]().markers}
+MARKERS |= {tag for tags in REASONING.values() for tag in (tags.open, tags.close)}
+PIECES = [*sorted(MARKERS), *'<>{}[]()"\\,:;=|/ \n0aé🐈']
+PIECES += ["</tool_call>", "[ARGS]", "<function=haul>", "<parameter=rope>", "haul"]
 PIECES += [
-    "<｜tool▁call▁begin｜>",
     "<｜tool▁sep｜>",
-    "<|channel|>",
-    "<|message|>",
-    "<|tool_call_begin|>",
+    "analysis",
+    "final",
+    " to=functions.haul",
+    "<|tool_call_argument_begin|>",
 ]
 PIECES += ['{"name": "haul", ', '"arguments": {', "<arg_key>", "</arg_value>", "[haul(", "rope='x'"]
 
@@ -150,3 +222,13 @@ def test_a_long_answer_is_given_back(name: str, filler: str) -> None:
     said = Read(name, None)(*(text[i : i + 7] for i in range(0, len(text), 7)))
     assert said.calls == []
     assert said.content == text
+
+
+@pytest.mark.parametrize(
+    ("name", "filler"),
+    [("hermes", "<tool_call>"), ("glm", "</think>"), ("mistral", "[TOOL_CALLS]"), ("kimi", "<")],
+)
+def test_an_answer_of_megabytes_is_read_at_once(name: str, filler: str) -> None:
+    """Reading is linear: looking ahead from every marker would take minutes here."""
+    said = Read(name)(filler * 100_000)
+    assert said.calls == []
