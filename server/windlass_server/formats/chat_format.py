@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from windlass_server.formats.grammar import Grammar
 from windlass_server.formats.harmony import END, Harmony, HarmonyParser
+from windlass_server.formats.history import (
+    with_arguments_as_text,
+    with_one_call_each,
+    with_short_ids,
+)
 from windlass_server.formats.parser import AnswerParser, ReasoningTags
 from windlass_server.formats.syntax import ToolSyntax
-from windlass_server.formats.told_tools import told_in_messages
+from windlass_server.formats.told_tools import as_text, told_in_messages
 
 if TYPE_CHECKING:
     from windlass.request import StructuredOutputs
     from windlass_server.chat.call import ChatCall
+
+_SHORT_IDS = ("mistral", "mistral_array")
 
 
 @dataclass(frozen=True)
@@ -23,14 +30,18 @@ class ModelFormat:
 
     `special_tokens` maps the special tokens that may occur in an answer to their ids: those that
     the format reads, and those that end a message. `ids` are of all texts that are one token: only
-    a tag that is one can end reasoning which is out of budget. `shows_tools` says that the template
-    tells the model of tools; where it does not, a system message does (`prepared`).
+    a tag that is one can end reasoning which is out of budget.
+
+    The template shows the model the tools (`shows_tools`), and calls and results of earlier turns
+    (`shows_calls`), whose arguments it may take `arguments_as_text`.
     """
 
     syntax: ToolSyntax | None = None
     reasoning: ReasoningTags | None = None
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     shows_tools: bool = True
+    shows_calls: bool = True
+    arguments_as_text: bool = False
     ids: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -59,10 +70,19 @@ class ModelFormat:
 
     def prepared(self, call: ChatCall) -> ChatCall:
         """Return the call as the template can show it."""
-        if self.shows_tools or not (call.shown_tools or any(map(_uses_tools, call.messages))):
-            return call
-        messages = told_in_messages(call.messages, call.shown_tools)
-        return replace(call, messages=messages, tools=[])
+        messages: Sequence[dict[str, Any]] = call.messages
+        if not self.shows_calls:
+            messages = as_text(messages)
+        elif isinstance(self.syntax, Harmony):
+            messages = with_one_call_each(messages)
+        elif self.name in _SHORT_IDS:
+            messages = with_short_ids(messages)
+        elif self.arguments_as_text:
+            messages = with_arguments_as_text(messages)
+        if self.syntax is None or self.shows_tools or not call.shown_tools:
+            return replace(call, messages=list(messages))
+        told = told_in_messages(messages, call.shown_tools, self.syntax)
+        return replace(call, messages=told, tools=[])
 
     def parser(self, tools: Sequence[dict[str, Any]], *, in_reasoning: bool) -> AnswerParser:
         """Return a parser of one answer."""
@@ -77,7 +97,3 @@ class ModelFormat:
     def starts_in_reasoning(self, prompt: str) -> bool:
         """Whether the prompt's end has begun the model's reasoning."""
         return self.reasoning is not None and prompt.rstrip().endswith(self.reasoning.open)
-
-
-def _uses_tools(message: dict[str, Any]) -> bool:
-    return message["role"] in ("tool", "function") or bool(message.get("tool_calls"))

@@ -9,6 +9,7 @@ from importlib import metadata
 from windlass.errors import ConfigError
 from windlass_server.formats.chat_format import ModelFormat
 from windlass_server.formats.harmony import Harmony
+from windlass_server.formats.history import takes_arguments_as_text
 from windlass_server.formats.json_calls import (
     GRANITE,
     MISTRAL_ARRAY,
@@ -53,6 +54,7 @@ _MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<｜tool▁call▁begin｜>", "```json"), "deepseek_v3"),
     (("<｜tool▁call▁begin｜>",), "deepseek_v31"),
     (("<|tool_call_argument_begin|>",), "kimi"),
+    (("<|im_system|>tool_declare",), "kimi"),
     (("[TOOL_CALLS]", "[ARGS]"), "mistral"),
     (("[TOOL_CALLS]",), "mistral_array"),
     (("<function=", "<parameter="), "qwen3_coder"),
@@ -79,9 +81,9 @@ def detect(
 
     `added_tokens` are further texts that are one token each, which is how many models have the
     tags of reasoning.
-    A template that knows tools and none of the marks is taken for bare JSON. Where it knows no
-    tools, calls are Hermes', and the model is told so. `tool_call_parser` and `reasoning_parser`
-    name a format in place of what is found.
+    A template that knows tools and none of the marks is taken for bare JSON. Where it knows neither
+    tools nor marks, calls are Hermes'. What a template does not show is told in words.
+    `tool_call_parser` and `reasoning_parser` name a format in place of what is found.
 
     Raises:
         ConfigError: there is no parser of that name, or a plugin's is broken.
@@ -89,16 +91,18 @@ def detect(
     template = chat_template or ""
     knows_tools = bool(_KNOWS_TOOLS.search(template))
     marked = (name for marks, name in _MARKS if all(mark in template for mark in marks))
-    found = next(marked, "llama3_json" if knows_tools else "hermes")
-    syntax = _syntax(tool_call_parser or found) if chat_template else None
+    found = tool_call_parser or next(marked, None)
+    syntax = _syntax(found or ("llama3_json" if knows_tools else "hermes"))
     reasoning = _reasoning(template, reasoning_parser)
     if isinstance(syntax, Harmony):
         reasoning = None
     return ModelFormat(
-        syntax=syntax,
+        syntax=syntax if chat_template else None,
         reasoning=reasoning,
         special_tokens=_relevant(template, special_tokens, syntax),
-        shows_tools=knows_tools or tool_call_parser is not None,
+        shows_tools=knows_tools,
+        shows_calls=knows_tools or found is not None,
+        arguments_as_text=takes_arguments_as_text(template),
         ids={**(added_tokens or {}), **special_tokens},
     )
 
@@ -131,7 +135,7 @@ def _relevant(
     template: str, special_tokens: Mapping[str, int], syntax: ToolSyntax | None
 ) -> dict[str, int]:
     """The special tokens that may stand in an answer: those of the template and of the syntax."""
-    markers = syntax.markers if syntax else ()
+    markers = (*syntax.markers, *syntax.inner) if syntax else ()
     return {
         token: number
         for token, number in special_tokens.items()

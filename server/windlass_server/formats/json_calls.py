@@ -201,6 +201,7 @@ class MarkedName(ToolSyntax):
 
     name: ClassVar[str] = "mistral"
     markers = ("[TOOL_CALLS]",)
+    inner = ("[ARGS]", "[CALL_ID]")
 
     def read(self, parser: AnswerParser, marker: str) -> Reading[None]:
         """One call, or the array of older models."""
@@ -235,6 +236,7 @@ class DeepSeek(ToolSyntax):
     before = "<｜tool▁calls▁begin｜>"
     after = "<｜tool▁calls▁end｜>"
     markers = (before, "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", after)
+    inner = ("<｜tool▁sep｜>",)
 
     def __init__(self, *, fenced: bool) -> None:
         self.name = "deepseek_v3" if fenced else "deepseek_v31"  # type: ignore[misc]
@@ -278,6 +280,7 @@ class Kimi(ToolSyntax):
     before = "<|tool_calls_section_begin|>"
     after = "<|tool_calls_section_end|>"
     markers = (before, "<|tool_call_begin|>", "<|tool_call_end|>", after)
+    inner = ("<|tool_call_argument_begin|>",)
 
     def read(self, parser: AnswerParser, marker: str) -> Reading[None]:
         """One call; its id is the whole of "functions.name:0"."""

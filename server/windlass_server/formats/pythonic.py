@@ -22,6 +22,7 @@ class Pythonic(ToolSyntax):
 
     name: ClassVar[str] = "pythonic"
     markers = ("<|python_start|>",)
+    inner = ("<|python_end|>",)
     at_start = True
     before, between, after = "[", ", ", "]"
 

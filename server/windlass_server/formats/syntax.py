@@ -53,12 +53,14 @@ Part = str | Arguments | Text | Choice | Optional
 class ToolSyntax(ABC):
     """One way to write tool calls.
 
-    A call of an answer begins with `markers`; with `at_start` calls may begin an answer without
-    one. A grammar writes `before`, calls with `between` them, and `after`; each call is `call`.
+    A call of an answer begins with `markers`; `inner` are further tokens of calls. With `at_start`
+    calls may begin an answer without a marker. A grammar writes `before`, calls with `between` them
+    and `after`; each call is `call`.
     """
 
     name: ClassVar[str]
     markers: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
     at_start: bool = False
     before: str = ""
     between: str = ""

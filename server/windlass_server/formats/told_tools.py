@@ -1,4 +1,4 @@
-"""Tools for a model whose chat template knows none: told in words, in the syntax of Hermes."""
+"""Tools for a model whose chat template shows none: told in words, in the format's own syntax."""
 
 from __future__ import annotations
 
@@ -6,27 +6,51 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from windlass_server.formats.syntax import Arguments, Choice, Part, Text, ToolSyntax
+
 _INTRODUCTION = (
     "You can call functions. Their signatures, a JSON object a line, are in <tools></tools>:\n"
     "<tools>\n{tools}\n</tools>\n\n"
-    "To call one, write its name and arguments as a JSON object in <tool_call></tool_call>:\n"
-    '<tool_call>\n{{"name": "NAME", "arguments": {{}}}}\n</tool_call>'
+    "To call one, write its NAME, the KEY and the VALUE of its arguments in this way:\n{example}"
 )
+_EXAMPLE = {"type": "object", "properties": {"KEY": {}}, "required": ["KEY"]}
+
+
+def as_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages of the roles system, user and assistant: calls, as Hermes', are text."""
+    return [_as_text(message) for message in messages]
 
 
 def told_in_messages(
-    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], syntax: ToolSyntax
 ) -> list[dict[str, Any]]:
-    """Return messages of the roles system, user and assistant that say the same as text."""
-    told = [_as_text(message) for message in messages]
-    if not tools:
-        return told
+    """Return the messages with a system message that tells of `tools` and how they are called."""
+    told = list(messages)
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    introduction = _INTRODUCTION.format(tools=listed)
+    introduction = _INTRODUCTION.format(tools=listed, example=_example(syntax))
     if told and told[0]["role"] == "system":
         first = {**told[0], "content": f"{_text(told[0].get('content'))}\n\n{introduction}"}
         return [first, *told[1:]]
     return [{"role": "system", "content": introduction}, *told]
+
+
+def _example(syntax: ToolSyntax) -> str:
+    call = "".join(map(_shown, syntax.call("NAME", _EXAMPLE)))
+    return f"{syntax.before}{call}{syntax.after}"
+
+
+def _shown(part: Part) -> str:
+    match part:
+        case str():
+            return part
+        case Arguments(schema):
+            return '{"KEY": VALUE}' if "properties" in schema else "VALUE"
+        case Text(end, before=before):
+            return f"VALUE{before}{end}"
+        case Choice(texts):
+            return texts[0]
+        case _:
+            return ""
 
 
 def _as_text(message: dict[str, Any]) -> dict[str, Any]:
