@@ -7,13 +7,17 @@ prompt are commands. A factory here is named to the engine as "engine_runners:fa
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from windlass.config import EngineConfig, ModelInfo
+import msgspec
+
+from windlass.config import EngineConfig, ModelInfo, PoolingInfo
 from windlass.errors import ModelError
+from windlass.request import Request
 from windlass.step import StepPlan, StepResult
 
 VOCAB_SIZE = 512
@@ -23,6 +27,8 @@ HANG = 501
 """A prompt with this token makes its step hang for good."""
 EXIT = 502
 """A prompt with this token ends the process."""
+NOT_FINITE = 503
+"""A text with this token has no embedding."""
 
 
 def next_token(token: int) -> int:
@@ -133,3 +139,69 @@ class BrokenRunner(CountingRunner):
 def broken(config: EngineConfig) -> BrokenRunner:
     """A runner that cannot load."""
     return BrokenRunner(config, 0.0)
+
+
+@dataclass
+class Summed:
+    """A batch whose texts were added up when it was launched."""
+
+    requests: list[Request]
+
+    def collect(self) -> list[bytes | None]:
+        return [
+            None if NOT_FINITE in r.prompt_token_ids else summed(r.prompt_token_ids)
+            for r in self.requests
+        ]
+
+
+def summed(token_ids: list[int]) -> bytes:
+    """The vector that `SummingRunner` makes of a text: its length and the sum of its tokens."""
+    return struct.pack("<2f", len(token_ids), sum(token_ids))
+
+
+class SummingRunner:
+    """Embeds texts by adding them up; notes the lengths of every batch."""
+
+    def __init__(self, config: EngineConfig, step_seconds: float = 0.0) -> None:
+        self._config = config
+        self._step_seconds = step_seconds
+        self.batches: list[list[int]] = []
+        self.resets = 0
+        self.broken = False
+
+    def load(self, progress: Callable[[str, float], None] | None = None) -> ModelInfo:
+        counting = CountingRunner(self._config, 0.0).load(progress)
+        pooling = PoolingInfo(task="embed", method="last", dimensions=2, normalize=False)
+        return msgspec.structs.replace(
+            counting, pooling=pooling, max_model_len=512, block_size=0, num_blocks=0
+        )
+
+    def launch(self, requests: Sequence[Request]) -> Summed:
+        time.sleep(self._step_seconds)
+        self.batches.append([len(r.prompt_token_ids) for r in requests])
+        tokens = {token for r in requests for token in r.prompt_token_ids}
+        if RAISE in tokens:
+            raise ValueError("a token that makes the batch raise")
+        if HANG in tokens:
+            threading.Event().wait()
+        if EXIT in tokens:
+            os._exit(7)
+        return Summed(list(requests))
+
+    def reset(self) -> None:
+        self.resets += 1
+        if self.broken:
+            raise RuntimeError("the device is gone")
+
+    def close(self) -> None:
+        self.batches.clear()
+
+
+def summing(config: EngineConfig) -> SummingRunner:
+    """A runner that embeds; its batches take no time."""
+    return SummingRunner(config)
+
+
+def slowly_summing(config: EngineConfig) -> SummingRunner:
+    """A runner that embeds; its batches take long enough to interrupt them."""
+    return SummingRunner(config, 0.02)
