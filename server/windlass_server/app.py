@@ -16,11 +16,13 @@ from windlass_server.openapi import describe
 from windlass_server.routes import (
     chat_completions,
     completions,
+    embeddings,
     messages,
     models,
     operations,
     page,
     responses,
+    scores,
     tokenization,
     view,
 )
@@ -41,7 +43,8 @@ def create_app(state: ServerState) -> FastAPI:
     app.state.server = state
     settings = state.settings
     generating = (chat_completions, completions, responses, messages)
-    for module in (*generating, tokenization, models, operations, view):
+    pooling = (embeddings, scores)
+    for module in (*generating, *pooling, tokenization, models, operations, view):
         app.include_router(module.router)
     if settings.ui:
         app.include_router(page.router)

@@ -16,7 +16,8 @@ DEMO_NOTICE = (
 def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     """Return the address and two ways to try it. `address` is what clients connect to."""
     name, base = settings.model_name, f"{address}{settings.root_path.rstrip('/')}/v1"
-    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    route, fields, call = _example(info)
+    body = f'{{"model": "{name}", {fields}}}'
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
     socket = f"--unix-socket {settings.uds} " if settings.uds else ""
     weights = f", {info.quantization} weights" if info.quantization else ""
@@ -27,19 +28,28 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
         *([f"The page for people: {address}{settings.root_path.rstrip('/')}/"] if page else []),
         "",
         "Try it:",
-        f"  curl {socket}{base}/chat/completions -H 'Content-Type: application/json'{key} "
-        f"-d '{body}'",
+        f"  curl {socket}{base}/{route} -H 'Content-Type: application/json'{key} -d '{body}'",
     ]
-    if not settings.uds:
+    if call and not settings.uds:
         python_key = "YOUR_KEY" if settings.api_keys else "none"
         lines += [
             "or in Python (pip install openai):",
             "  from openai import OpenAI",
             f'  client = OpenAI(base_url="{base}", api_key="{python_key}")',
-            f'  print(client.chat.completions.create(model="{name}", '
-            'messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content)',
+            f'  print(client.{call[0]}(model="{name}", {call[1]})',
         ]
     return "\n".join([*lines, "", "Press Ctrl+C to stop."])
+
+
+def _example(info: ModelInfo) -> tuple[str, str, tuple[str, str] | None]:
+    """Route, fields of its body, and in Python the method with what follows the model's name."""
+    if info.pooling is None:
+        fields = '"messages": [{"role": "user", "content": "Hello!"}]'
+        rest = 'messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content'
+        return "chat/completions", fields, ("chat.completions.create", rest)
+    if info.pooling.task == "embed":
+        return "embeddings", '"input": "Hello!"', ("embeddings.create", 'input="Hello!").data[0]')
+    return "rerank", '"query": "Hello?", "documents": ["Hello!", "No."]', None
 
 
 def print_ready(text: str) -> None:

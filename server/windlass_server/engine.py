@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from windlass.config import ModelInfo
 from windlass.engine.outputs import EngineStats
 from windlass.engine.view import EngineView
+from windlass.pooling import EmbedParams, PoolingOutput, ScoreParams
 from windlass.request import RequestOutput, SamplingParams
 from windlass.text import Prompt, Tokenizer
 
+Output_co = TypeVar("Output_co", covariant=True)
 
-class RequestStream(Protocol):
+
+class RequestStream(Protocol[Output_co]):
     """The outputs of one request; closing it aborts what is not finished."""
 
-    def __aiter__(self) -> AsyncIterator[RequestOutput]:
+    def __aiter__(self) -> AsyncIterator[Output_co]:
         """Iterate; raises RequestFailedError or EngineDeadError."""
         ...
 
@@ -40,8 +43,30 @@ class Engine(Protocol):
         priority: int = 0,
         cache_salt: str = "",
         delta: bool = False,
-    ) -> RequestStream:
+    ) -> RequestStream[RequestOutput]:
         """Queue a request; raises RequestError or EngineDeadError before anything is queued."""
+        ...
+
+    async def embed(
+        self,
+        inputs: Sequence[str | list[int]],
+        params: EmbedParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> RequestStream[PoolingOutput]:
+        """Queue texts to embed; raises what `submit` raises."""
+        ...
+
+    async def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        params: ScoreParams,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> RequestStream[PoolingOutput]:
+        """Queue pairs of texts to score; raises what `submit` raises."""
         ...
 
     def stats(self) -> EngineStats:

@@ -83,6 +83,16 @@ def unsupported(param: str, message: str | None = None) -> ApiError:
     return ApiError(400, text, param=param, code="unsupported_parameter")
 
 
+def wrong_kind(*, pools: bool) -> ApiError:
+    """Return a 400 for a call that the model is not made for; `pools`: it embeds or scores."""
+    message = (
+        "This model does not generate text: it embeds or scores (/v1/embeddings, /v1/rerank)."
+        if pools
+        else "This model generates text; it does not embed or score."
+    )
+    return ApiError(400, message, param="model", code="unsupported_endpoint")
+
+
 def model_not_found(model: str) -> ApiError:
     """Return a 404 for a model that is not served here."""
     shown = model if len(model) <= 200 else model[:200] + "..."

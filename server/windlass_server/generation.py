@@ -45,7 +45,7 @@ class Generation:
     def __init__(self, state: ServerState, sampling: SamplingParams) -> None:
         self.sampling = sampling
         self._state = state
-        self._streams: list[RequestStream] = []
+        self._streams: list[RequestStream[RequestOutput]] = []
         self._timers: list[RequestTimer] = []
         self._open = 0
         self._failed = False
@@ -91,7 +91,7 @@ class Generation:
             raise
         return generation
 
-    def _add(self, stream: RequestStream, *, count_max: bool) -> None:
+    def _add(self, stream: RequestStream[RequestOutput], *, count_max: bool) -> None:
         self._streams.append(stream)
         self._open += self.sampling.n
         self._timers.append(RequestTimer(self._state.metrics, self.sampling, count_max=count_max))
@@ -126,7 +126,7 @@ class Generation:
         queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]]
         queue = asyncio.Queue(len(self._streams))
 
-        async def pump(index: int, stream: RequestStream) -> None:
+        async def pump(index: int, stream: RequestStream[RequestOutput]) -> None:
             try:
                 async for output in stream:
                     await queue.put((index, output))

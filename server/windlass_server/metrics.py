@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from windlass.pooling import PoolingOutput
 from windlass.request import RequestOutput, SamplingParams
 from windlass_server.engine import Engine
 from windlass_server.token_metrics import TokenMetrics
@@ -134,6 +135,15 @@ class ServerMetrics:
             self.registry.get_sample_value(histogram + part, labels) for part in ("_sum", "_count")
         )
         return total or 0.0, count or 0.0
+
+    def observe_pooling(self, output: PoolingOutput, seconds: float) -> None:
+        """Count one answered call for embeddings or scores, and how long it took."""
+        self.prompt_tokens.inc(output.prompt_tokens)
+        self.request_prompt_tokens.observe(output.prompt_tokens)
+        self.latency.observe(seconds)
+        self.finished["stop"].inc()
+        if output.metrics is not None:
+            self.queue_time.observe(output.metrics.queue_time)
 
     def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
         """Count one HTTP exchange; `handler` is a route template."""

@@ -18,9 +18,11 @@ from windlass import __version__
 from windlass_server.errors import ErrorResponse
 from windlass_server.protocol.chat import ChatCompletion, ChatCompletionRequest
 from windlass_server.protocol.completions import Completion, CompletionRequest
+from windlass_server.protocol.embeddings import EmbeddingRequest
 from windlass_server.protocol.messages import CountTokensRequest, MessagesRequest
 from windlass_server.protocol.models import ModelList
 from windlass_server.protocol.responses import InputTokensRequest, ResponsesRequest
+from windlass_server.protocol.scores import RerankRequest, ScoreRequest
 from windlass_server.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
 BODIES: Mapping[str, type[BaseModel]] = {
@@ -30,6 +32,12 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/responses/input_tokens": InputTokensRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountTokensRequest,
+    "/v1/embeddings": EmbeddingRequest,
+    "/rerank": RerankRequest,
+    "/v1/rerank": RerankRequest,
+    "/v2/rerank": RerankRequest,
+    "/score": ScoreRequest,
+    "/v1/score": ScoreRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }

@@ -10,33 +10,26 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field, Tag
 
 from windlass.request import MAX_LOGPROBS
-from windlass_server.body import UNION_TAG
 from windlass_server.protocol.chat import PromptLogprobs
-from windlass_server.protocol.fields import FIRST_FAULT, TEXT, TEXTS, Body, Integer, one_of
+from windlass_server.protocol.fields import FIRST_FAULT, TEXT, TEXTS, Body, Integer
+from windlass_server.protocol.prompts import (
+    TEXTS_OR_TOKENS,
+    TOKEN_LISTS,
+    TOKENS,
+    TokenIds,
+    one_by_one,
+)
 from windlass_server.protocol.sampling import SamplingFields
 from windlass_server.protocol.usage import Usage
 
 MAX_PROMPTS = 1024
-_TOKENS, _TOKEN_LISTS = UNION_TAG + "tokens", UNION_TAG + "token_lists"
-_LIST_TAGS: dict[type, str] = {str: TEXTS, int: _TOKENS, list: _TOKEN_LISTS}
-
-
-def _prompt_kind(value: object) -> str | None:
-    if isinstance(value, str):
-        return TEXT
-    if isinstance(value, list):
-        return _LIST_TAGS.get(type(value[0])) if value else TEXTS
-    return None
-
-
-_Tokens = Annotated[list[int], FIRST_FAULT, Len(1)]
 _Prompts = Len(1, MAX_PROMPTS)
 Prompt = Annotated[
     Annotated[str, Tag(TEXT)]
     | Annotated[list[str], FIRST_FAULT, _Prompts, Tag(TEXTS)]
-    | Annotated[list[int], FIRST_FAULT, Tag(_TOKENS)]
-    | Annotated[list[_Tokens], FIRST_FAULT, _Prompts, Tag(_TOKEN_LISTS)],
-    one_of(_prompt_kind, "a string, an array of strings, token ids or an array of token ids"),
+    | Annotated[list[int], FIRST_FAULT, Tag(TOKENS)]
+    | Annotated[list[TokenIds], FIRST_FAULT, _Prompts, Tag(TOKEN_LISTS)],
+    TEXTS_OR_TOKENS,
 ]
 
 
@@ -52,12 +45,7 @@ class CompletionRequest(SamplingFields, Body):
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts one by one, whatever form they came in."""
-        prompt = self.prompt
-        if isinstance(prompt, str):
-            return [prompt]
-        if isinstance(prompt[0], int):
-            return [[token for token in prompt if isinstance(token, int)]]
-        return [item for item in prompt if not isinstance(item, int)]
+        return one_by_one(self.prompt)
 
 
 class CompletionLogprobs(msgspec.Struct):

@@ -74,6 +74,22 @@ MESSAGES_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "n": (None, 1),
 }
 
+EMBEDDING_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "add_special_tokens": (None, True),
+    "chat_template": _NOTHING,
+    "embed_dtype": (None, "float32"),
+    "endianness": (None, "native", "little"),
+    "messages": _NOTHING,
+    "mm_processor_kwargs": _NOTHING,
+}
+
+SCORE_UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "max_chunks_per_doc": _NOTHING,
+    "mm_processor_kwargs": _NOTHING,
+    "rank_fields": (None, [], ["text"]),
+    "use_activation": (None, True),
+}
+
 
 def _asks_for_nothing(value: object, accepted: tuple[Any, ...]) -> bool:
     return any(type(value) is type(a) and value == a for a in accepted)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from windlass_server.body import parse_body
 from windlass_server.engine import Engine
-from windlass_server.errors import unsupported
+from windlass_server.errors import unsupported, wrong_kind
 from windlass_server.generation import until_disconnect
 from windlass_server.protocol.fields import Body as AnyBody
 from windlass_server.protocol.fields import ModelBody
@@ -32,9 +32,16 @@ def server_state(request: Request) -> ServerState:
 
 
 async def accept(
-    request: Request, model: type[Body], refused: Mapping[str, tuple[Any, ...]]
+    request: Request,
+    model: type[Body],
+    refused: Mapping[str, tuple[Any, ...]],
+    *,
+    pools: bool = False,
 ) -> tuple[Body, Engine, dict[str, str]]:
     """Validate the body; return it with the engine and the headers of the answer.
+
+    `pools` says that the call is for a model that embeds or scores; others are for one that
+    generates.
 
     Raises:
         ApiError: 4xx, the body is wrong; 503, the server cannot serve now.
@@ -43,6 +50,8 @@ async def accept(
     engine = state.serving_engine()
     body = await parse_body(request, model)
     state.require_model(body.model)
+    if (engine.info.pooling is not None) is not pools:
+        raise wrong_kind(pools=not pools)
     headers = warnings(body, refused, state)
     if getattr(body, "priority", None) and not state.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
