@@ -18,11 +18,16 @@ from windlass import __version__
 from windlass_server.errors import ErrorResponse
 from windlass_server.protocol.chat import ChatCompletion, ChatCompletionRequest
 from windlass_server.protocol.completions import Completion, CompletionRequest
-from windlass_server.protocol.embeddings import EmbeddingRequest
+from windlass_server.protocol.embeddings import EmbeddingList, EmbeddingRequest
 from windlass_server.protocol.messages import CountTokensRequest, MessagesRequest
 from windlass_server.protocol.models import ModelList
 from windlass_server.protocol.responses import InputTokensRequest, ResponsesRequest
-from windlass_server.protocol.scores import RerankRequest, ScoreRequest
+from windlass_server.protocol.scores import (
+    RerankRequest,
+    RerankResponse,
+    ScoreRequest,
+    ScoreResponse,
+)
 from windlass_server.protocol.tokenization import DetokenizeRequest, TokenizeRequest
 
 BODIES: Mapping[str, type[BaseModel]] = {
@@ -45,6 +50,12 @@ BODIES: Mapping[str, type[BaseModel]] = {
 ANSWERS: Mapping[tuple[str, str], type[msgspec.Struct]] = {
     ("/v1/chat/completions", "post"): ChatCompletion,
     ("/v1/completions", "post"): Completion,
+    ("/v1/embeddings", "post"): EmbeddingList,
+    ("/rerank", "post"): RerankResponse,
+    ("/v1/rerank", "post"): RerankResponse,
+    ("/v2/rerank", "post"): RerankResponse,
+    ("/score", "post"): ScoreResponse,
+    ("/v1/score", "post"): ScoreResponse,
     ("/v1/models", "get"): ModelList,
 }
 """Route and method -> its answer, where clients rely on its every key."""

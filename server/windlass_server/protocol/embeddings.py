@@ -64,9 +64,9 @@ class PoolingUsage(msgspec.Struct):
 
 
 class EmbeddingList(msgspec.Struct):
-    """An embedding per input, in their order; the data may be JSON already."""
+    """An embedding per input, in their order."""
 
-    data: list[Embedding] | msgspec.Raw
+    data: list[Embedding]
     model: str
     usage: PoolingUsage
     object: str = "list"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from typing import cast
 
 import msgspec
 from fastapi import APIRouter
@@ -40,11 +41,12 @@ async def _answer(state: ServerState, engine: Engine, body: EmbeddingRequest) ->
     submission = engine.embed(body.inputs, params, priority=body.priority or 0)
     output = await pooled(state, submission)
     # Millions of numbers as JSON would keep the event loop from everything else.
-    data = await asyncio.to_thread(_data, output, body.encoding_format == "base64")
-    return EmbeddingList(data, body.model, usage_of(output))
+    encoded = await asyncio.to_thread(_encoded, output, body.encoding_format == "base64")
+    return EmbeddingList(cast("list[Embedding]", encoded), body.model, usage_of(output))
 
 
-def _data(output: PoolingOutput, as_base64: bool) -> msgspec.Raw:
+def _encoded(output: PoolingOutput, as_base64: bool) -> msgspec.Raw:
+    """The list of embeddings as JSON, which stands in an answer like the list itself."""
     listed = [
         Embedding(index, base64.b64encode(vector).decode() if as_base64 else floats(vector))
         for index, vector in enumerate(output.vectors)

@@ -109,8 +109,3 @@ async def pooling(engine: FakeEngine) -> Pooling:
     methods: Any = engine
     methods.embed, methods.score = pooling.embed, pooling.score
     return pooling
-
-
-@pytest.fixture(autouse=True)
-def _pooling(pooling: Pooling) -> None:
-    """Every test here has one."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import FakeEngine, MakeClient, Serve
     from tests.server.pooling.conftest import Pooling
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("pooling")]
 
 MODEL = "fake-model"
 PATH = "/v1/embeddings"

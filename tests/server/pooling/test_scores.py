@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import FakeEngine
     from tests.server.pooling.conftest import Pooling
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("pooling")]
 
 MODEL = "fake-model"
 QUERY = "rope?"
