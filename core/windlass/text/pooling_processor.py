@@ -18,6 +18,8 @@ from windlass.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+MAX_CHARACTERS_PER_TOKEN = 128
+"""Characters that a request may have for each token that it may have."""
 _NO_SAMPLING: Final = SamplingParams()
 _QUERY_PROMPTS, _DOCUMENT_PROMPTS = ("query",), ("document", "passage")
 
@@ -94,7 +96,7 @@ class PoolingProcessor:
             raise RequestError(
                 "This model scores pairs of texts; it does not embed.", code="unsupported_endpoint"
             )
-        self._check_count(len(inputs))
+        self._check_size(len(inputs), sum(len(e) for e in inputs if isinstance(e, str)))
         options = PoolingOptions(
             dimensions=self._dimensions(params.dimensions),
             normalize=self._pooling.normalize if params.normalize is None else params.normalize,
@@ -130,7 +132,9 @@ class PoolingProcessor:
             ContextLengthError: a pair is too long.
             RequestError: anything else is wrong; `param` names it.
         """
-        self._check_count(len(pairs))
+        repeated = len(params.instruction or "")
+        characters = sum(len(first) + len(second) + repeated for first, second in pairs)
+        self._check_size(len(pairs), characters)
         if params.instruction is not None and not self._pooling.asks_yes_or_no:
             raise RequestError(
                 "This model takes no instruction.",
@@ -152,11 +156,18 @@ class PoolingProcessor:
 
     # -- checks ---------------------------------------------------------------------------
 
-    def _check_count(self, count: int) -> None:
+    def _check_size(self, count: int, characters: int) -> None:
+        """Refuse what would take long to tokenise; a query counts once for each document."""
         most = self._limits.max_inputs
         if not 1 <= count <= most:
             raise RequestError(
                 f"A request must have from 1 to {most} inputs, not {count}.", param="input"
+            )
+        most = self._limits.max_input_tokens * MAX_CHARACTERS_PER_TOKEN
+        if characters > most:
+            raise RequestError(
+                f"The inputs have {characters} characters together; a request may have {most}.",
+                param="input",
             )
 
     def _checked(self, job: PoolingJob) -> PoolingJob:

@@ -22,6 +22,7 @@ from windlass.testing.tiny_pooling_models import (
     write_sentence_transformer,
     write_tiny_pooling_model,
 )
+from windlass.text.pooling_processor import MAX_CHARACTERS_PER_TOKEN
 
 MakeModel = Callable[..., tuple[Path, PreTrainedModel]]
 
@@ -230,6 +231,17 @@ def test_a_request_is_bounded_in_inputs_and_in_tokens(bert: tuple[Path, Any]) ->
             llm.embed([[5, 6, 7]] * 3)
         with pytest.raises(RequestError, match="from 1 to 3 inputs, not 4"):
             llm.embed([[5]] * 4)
+
+
+def test_what_would_take_long_to_tokenise_is_refused(bert: tuple[Path, Any]) -> None:
+    most = 8 * MAX_CHARACTERS_PER_TOKEN
+    with load(bert[0], pooling=PoolingConfig(max_input_tokens=8)) as llm:
+        # The tokenizer leaves spaces out: nothing of this text but a word is a token.
+        assert vectors(llm, [" " * (most - 1) + "a"]).shape == (1, 48)
+        with pytest.raises(RequestError, match=f"{most + 1} characters together"):
+            llm.embed(" " * most + "a")
+        with pytest.raises(RequestError, match="characters together"):
+            llm.score("a" + " " * (most // 2), ["b", "c"])
 
 
 def test_a_model_that_is_not_as_it_should_be_is_refused(make_model: MakeModel) -> None:

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from openai.types import CreateEmbeddingResponse
 
 from windlass.errors import QueueFullError
+from windlass_server.console import ready_text
+from windlass_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from tests.server.conftest import FakeEngine, MakeClient, Serve
@@ -172,8 +175,6 @@ async def test_a_model_of_the_other_kind_says_so(
     assert response.status_code == 400
     assert "does not generate" in response.json()["error"]["message"]
 
-    from msgspec.structs import replace
-
     engine.info = replace(engine.info, pooling=None)
     error = await refuse(client, input="a")
     assert (error["code"], error["param"]) == ("unsupported_endpoint", "model")
@@ -229,3 +230,21 @@ async def test_a_client_that_leaves_aborts_its_request(
             await asyncio.sleep(0.01)
     pooling.task.cancel()
     assert state.metrics.finished["abort"]._value.get() == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("embed", ["/v1/embeddings -H", '"input": "Hello!"', "client.embeddings.create(model="]),
+        ("score", ["/v1/rerank -H", '"documents": ["Hello!", "No."]']),
+    ],
+)
+async def test_the_ready_text_shows_what_the_model_is_for(
+    engine: FakeEngine, task: Any, words: list[str]
+) -> None:
+    assert engine.info.pooling is not None
+    info = replace(engine.info, pooling=replace(engine.info.pooling, task=task))
+    settings = ServerSettings(served_model_names=(MODEL,))
+    text = ready_text(settings, info, "http://127.0.0.1:8000")
+    assert all(word in text for word in words)
+    assert "chat" not in text
