@@ -6,7 +6,7 @@ And with a short way for the body of a stream, past h11 and the layers of the ap
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import Any
 
 import h11
 from starlette.types import Receive, Scope, Send
@@ -19,26 +19,41 @@ CHUNKS = "windlass.chunks"
 """The ASGI extension under which an application finds its `ChunkWriter`."""
 
 
-class ChunkWriter:
-    """Writes pieces of a chunked body, after its head was sent and before its end is.
+class Outbox:
+    """Chunks of one server that wait for the end of this turn of its event loop.
 
-    What is written in one turn of the event loop goes out in the next, for all connections one
-    after the other: the streams of a step are woken together, and a client that reads them is woken
-    once.
+    They go out one connection after the other: the streams of a step are woken together, and a
+    client that reads several of them is woken once.
     """
 
-    _waiting: ClassVar[list[ChunkWriter]] = []
+    def __init__(self) -> None:
+        self._waiting: list[ChunkWriter] = []
+
+    def add(self, writer: ChunkWriter, loop: asyncio.AbstractEventLoop) -> None:
+        """Flush `writer` in the next turn of `loop`."""
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        self._waiting.append(writer)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for writer in waiting:
+            writer.flush()
+
+
+class ChunkWriter:
+    """Writes pieces of a chunked body, after its head was sent and before its end is."""
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._protocol = protocol
         self._parts: list[bytes] = []
 
     async def write(self, data: bytes) -> None:
-        """Send `data`, which is not empty, as a chunk; waits while the client does not read."""
+        """Send `data` as a chunk; waits while the client does not read."""
+        if not data:
+            return  # an empty chunk would end the body
         if not self._parts:
-            if not self._waiting:
-                self._protocol.loop.call_soon(self._flush_all)
-            self._waiting.append(self)
+            self._protocol.outbox.add(self, self._protocol.loop)
         self._parts.append(b"%x\r\n%b\r\n" % (len(data), data))
         if self._protocol.flow.write_paused:
             self.flush()
@@ -52,18 +67,13 @@ class ChunkWriter:
             if not self._protocol.transport.is_closing():
                 self._protocol.transport.write(data)
 
-    @classmethod
-    def _flush_all(cls) -> None:
-        waiting, cls._waiting[:] = list(cls._waiting), []
-        for writer in waiting:
-            writer.flush()
-
 
 class HttpProtocol(H11Protocol):
     """One connection. Limits in seconds; `bound_protocol` makes a class with other ones."""
 
     header_timeout = 30.0
     write_timeout = 60.0
+    outbox: Outbox
 
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -147,9 +157,10 @@ class HttpProtocol(H11Protocol):
 
 
 def bound_protocol(settings: ServerSettings) -> type[HttpProtocol]:
-    """Return the protocol with the limits of `settings`."""
+    """Return the protocol of one server, with the limits of `settings`."""
     limits = {
         "header_timeout": settings.header_timeout,
         "write_timeout": settings.write_timeout,
+        "outbox": Outbox(),
     }
     return type("BoundHttpProtocol", (HttpProtocol,), limits)
