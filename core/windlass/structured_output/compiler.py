@@ -22,15 +22,14 @@ import msgspec
 
 from windlass.config import StructuredOutputConfig
 from windlass.errors import EngineDeadError, QueueFullError, RequestError
+from windlass.pipe import read_message, write_message
 from windlass.request import SamplingParams
 from windlass.structured_output.matcher import constraint_key, is_constrained
 from windlass.structured_output.vocabulary import Vocabulary
 from windlass.structured_output.worker_process import (
     Setup,
     Verdict,
-    read_message,
     too_complex,
-    write_message,
 )
 
 MAX_WAITING = 1024
@@ -39,6 +38,7 @@ MAX_WAITING = 1024
 _ENTRY_BYTES = 256
 """What a remembered result takes beside its text."""
 
+_ATTEMPTS = 2
 _DIED = "died"
 """Code of a verdict that is not remembered: the process may have been killed by anybody."""
 
@@ -165,17 +165,27 @@ class _Worker:
 
     def judge(self, sampling: SamplingParams) -> Verdict:
         """Judge in the calling thread."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            refusal = self._start()
-            if refusal is not None:
-                return refusal
+        data = msgspec.msgpack.encode(sampling)
+        for _ in range(_ATTEMPTS):
             process = self._process
-        assert process is not None
-        assert process.stdin is not None
+            if process is None or process.poll() is not None:
+                refusal = self._start()
+                if refusal is not None:
+                    return refusal
+                process = self._process
+            assert process is not None
+            assert process.stdin is not None
+            try:
+                write_message(process.stdin, data)
+            except OSError:  # it died before it knew of this: that is no fault of the constraint
+                process.wait()
+                continue
+            return self._answer(process)
+        return Verdict(too_complex(self._limits), _DIED)
+
+    def _answer(self, process: subprocess.Popen[bytes]) -> Verdict:
         assert process.stdout is not None
         try:
-            write_message(process.stdin, sampling)
             # Other work may keep the process from its time: the wait is longer than the limit.
             if not _readable(process.stdout.fileno(), 10.0 + 6.0 * self._limits.cpu_seconds):
                 process.kill()
@@ -202,7 +212,7 @@ class _Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            write_message(process.stdin, setup)
+            write_message(process.stdin, msgspec.msgpack.encode(setup))
             answer = msgspec.msgpack.decode(read_message(process.stdout), type=Verdict)
         except (EOFError, OSError):
             return self._died(process)

@@ -1,7 +1,7 @@
 """The process that compiles constraints, and may die of one.
 
-The parent writes messages to its standard input and reads answers from its standard output: a
-length of 4 bytes, then msgpack. A task has so much processor time (a timer whose signal ends the
+The parent writes messages to its standard input and reads answers from its standard output, in
+msgpack. A task has so much processor time (a timer whose signal ends the
 process) and so much memory beyond what the process began with (`RLIMIT_AS`). Nothing is computed
 for a parent that is gone: the input ends then.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import struct
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from windlass.config import StructuredOutputConfig
 from windlass.errors import RequestError
+from windlass.pipe import read_message, write_message
 from windlass.request import SamplingParams
 from windlass.structured_output.matcher import compile_matcher, write_constraint
 from windlass.structured_output.vocabulary import Vocabulary
@@ -27,7 +27,6 @@ from windlass.structured_output.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-_LENGTH = struct.Struct("!I")
 _NICENESS = 5
 """So that compiling gives way to serving."""
 
@@ -46,29 +45,6 @@ class Verdict(msgspec.Struct):
     code: str = ""
 
 
-def write_message(pipe: IO[bytes], message: msgspec.Struct) -> None:
-    """Send a message."""
-    data = msgspec.msgpack.encode(message)
-    pipe.write(_LENGTH.pack(len(data)) + data)
-    pipe.flush()
-
-
-def read_message(pipe: IO[bytes]) -> bytes:
-    """Return the next message, still encoded.
-
-    Raises:
-        EOFError: the other end is gone.
-    """
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    data = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
 def main() -> None:
     """Compile tasks from standard input until it ends."""
     reader, writer = sys.stdin.buffer, sys.stdout.buffer
@@ -79,9 +55,9 @@ def main() -> None:
         tokenizer = setup.vocabulary.build()
     except ValueError as error:
         text = f"Outputs of this model cannot be constrained: {error}."
-        write_message(writer, Verdict(text, "unsupported_parameter"))
+        write_message(writer, msgspec.msgpack.encode(Verdict(text, "unsupported_parameter")))
         return
-    write_message(writer, Verdict())
+    write_message(writer, msgspec.msgpack.encode(Verdict()))
     _limit_memory(setup.limits.memory_bytes)
     while True:
         try:
@@ -91,7 +67,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, setup.limits.cpu_seconds)
         verdict = _judge(task, tokenizer, setup.limits)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        write_message(writer, verdict)
+        write_message(writer, msgspec.msgpack.encode(verdict))
 
 
 def _judge(task: SamplingParams, tokenizer: LLTokenizer, limits: StructuredOutputConfig) -> Verdict:

@@ -1,27 +1,26 @@
 """Renders chat templates that clients sent: in a process of its own, which can be killed.
 
-The parent writes one message (a length of 4 bytes, then msgpack) and reads one. Nothing but the
+The parent writes one message (in msgpack) and reads one. Nothing but the
 template, its variables and the rendered text goes through the pipe. `python -m` of this module is
 the process; its memory is limited by `setrlimit`.
 """
 
 from __future__ import annotations
 
-import struct
 import subprocess
 import sys
 import threading
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from windlass.pipe import read_message, write_message
 
 if TYPE_CHECKING:
     from windlass.text import Tokenizer
 
 MAX_MEMORY = 1024 * 1024 * 1024
 """Address space of the process, in bytes; it holds transformers and Jinja."""
-
-_LENGTH = struct.Struct("!I")
 
 
 class RenderTask(msgspec.Struct):
@@ -72,10 +71,10 @@ class TemplateProcess:
             assert process.stdin is not None
             assert process.stdout is not None
             try:
-                _write(process.stdin, msgspec.msgpack.encode(task))
+                write_message(process.stdin, msgspec.msgpack.encode(task))
             except OSError as exc:
                 raise EOFError from exc
-            return msgspec.msgpack.decode(_read(process.stdout), type=Rendered)
+            return msgspec.msgpack.decode(read_message(process.stdout), type=Rendered)
 
     def kill(self) -> None:
         """End the process, and with it a task that runs."""
@@ -100,7 +99,7 @@ def _start() -> subprocess.Popen[bytes]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
-    _read(process.stdout)
+    read_message(process.stdout)
     return process
 
 
@@ -108,22 +107,6 @@ _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; "
     "from windlass_server.chat.template_process import main; main()"
 )
-
-
-def _write(pipe: IO[bytes], data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)) + data)
-    pipe.flush()
-
-
-def _read(pipe: IO[bytes]) -> bytes:
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    data = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
 
 
 def main() -> None:
@@ -134,13 +117,13 @@ def main() -> None:
     _tokenizer({})
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     reader, writer = sys.stdin.buffer, sys.stdout.buffer
-    _write(writer, b"")
+    write_message(writer, b"")
     while True:
         try:
-            task = msgspec.msgpack.decode(_read(reader), type=RenderTask)
+            task = msgspec.msgpack.decode(read_message(reader), type=RenderTask)
         except EOFError:
             return
-        _write(writer, msgspec.msgpack.encode(_render(task)))
+        write_message(writer, msgspec.msgpack.encode(_render(task)))
 
 
 def _tokenizer(special_tokens: dict[str, str]) -> Tokenizer:
