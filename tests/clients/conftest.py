@@ -31,7 +31,7 @@ class Served:
 @pytest.fixture(scope="session")
 def served() -> Iterator[Served]:
     """One server for all clients."""
-    command = [sys.executable, "-m", "windlass.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-X", "faulthandler", "-m", "windlass.cli", "serve", "--port", "0"]
     command += ["--served-model-name", MODEL, "--api-key", KEY, "--strict-params"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with tempfile.TemporaryFile("w+") as log:
@@ -49,5 +49,7 @@ def served() -> Iterator[Served]:
             raise AssertionError(f"the server did not start:\n{log.read()}")
         yield Served(found[1])
         process.terminate()
-        assert process.wait(60) == 0
+        code = process.wait(60)
+        log.seek(0)
+        assert code == 0, f"the server ended with {code}:\n{log.read()[-8000:]}"
         process.stdout.close()
