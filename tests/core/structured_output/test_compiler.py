@@ -40,7 +40,8 @@ def schema(schema: Any) -> SamplingParams:
 
 
 def worker_pids() -> list[int]:
-    return [child.pid for child in psutil.Process().children()]
+    children = psutil.Process().children()
+    return [child.pid for child in children if "worker_process" in " ".join(child.cmdline())]
 
 
 @pytest.fixture

@@ -213,3 +213,22 @@ def test_durations_are_for_people(visit: Visit) -> None:
     seconds = [None, 0.0042, 0.25, 1.234, 45.6, 300]
     texts = visit.module("return v[0].map(m.duration);", "timing.js", seconds)
     assert texts == ["\u2013", "4.2 ms", "250 ms", "1.23 s", "46 s", "5 min"]
+
+
+@pytest.mark.parametrize(("pieces", "rate"), [([100, 200, 300], 20.0), ([100, 101, 102], None)])
+def test_a_pace_is_told_unless_all_came_at_once(
+    visit: Visit, pieces: list[int], rate: float | None
+) -> None:
+    """The clock of the page is replaced: five tokens, whose pieces come at these milliseconds."""
+    script = """
+    let now = 0;
+    performance.now = () => now;
+    const timing = new m.Timing();
+    for (now of v[0]) timing.piece();
+    timing.usage = { completion_tokens: 5 };
+    const line = m.statsLine(timing.result());
+    return [timing.result().rate, line];
+    """
+    found, line = visit.module(script, "timing.js", pieces)
+    assert found == rate
+    assert ("tokens/s" in line) == (rate is not None)
