@@ -135,7 +135,7 @@ class ModelRunner(Protocol):
     of `bad_words`, `allowed_token_ids` and `extra_args`. It may have a method `prepare(sampling)`
     that begins, on threads of its own, what such a request needs, and returns a
     `concurrent.futures.Future` or None; the engine schedules the request when that is done, and
-    ends it with what the future raises.
+    ends it with what the future raises. A RequestError from `prepare` itself refuses the request.
     """
 
     def load(self, progress: Callable[[str, float], None] | None = None) -> ModelInfo:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from starlette.types import Receive
 
-from windlass.errors import EngineDeadError, EngineError, QueueFullError, RequestFailedError
+from windlass.errors import (
+    EngineDeadError,
+    EngineError,
+    QueueFullError,
+    RequestError,
+    RequestFailedError,
+)
 from windlass.request import (
     CompletionOutput,
     FinishReason,
@@ -100,6 +106,7 @@ class Generation:
         """Yield the news of all prompts until every choice has finished.
 
         Raises:
+            RequestError: the engine refused a prompt after all; nothing came of it.
             RequestFailedError, EngineDeadError, ApiError: a choice did not finish.
         """
         source = self._merged() if len(self._streams) > 1 else self._single()
@@ -110,6 +117,9 @@ class Generation:
                     yield index, output
             if self._open:
                 raise RequestFailedError("The engine ended the request before it finished.")
+        except RequestError:
+            self._failed = True
+            raise
         except EngineError:
             self._failed = True
             if self._state.stopping.is_set():

@@ -37,7 +37,11 @@ class Preparation:
         return request_id in self._waiting
 
     def takes(self, request: Request) -> bool:
-        """Whether the request has to wait; it is kept then."""
+        """Whether the request has to wait; it is kept then.
+
+        Raises:
+            RequestError: the runner refuses it.
+        """
         future = self._prepare(request.sampling) if self._prepare is not None else None
         if future is None or (future.done() and future.exception() is None):
             return False

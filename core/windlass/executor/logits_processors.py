@@ -7,6 +7,7 @@ Only plugins that the engine's setting `logits_processors` names are imported.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, Protocol
@@ -15,7 +16,11 @@ import torch
 
 from windlass.errors import ConfigError, RequestError
 
+logger = logging.getLogger(__name__)
+
 GROUP = "windlass.logits_processors"
+_MAX_REASON = 200
+"""Characters of a plugin's own sentence that a client is told."""
 
 
 class LogitsProcessor(Protocol):
@@ -30,7 +35,11 @@ class LogitsProcessorFactory(Protocol):
     """Makes a processor for one request."""
 
     def __call__(self, value: Any, vocab_size: int) -> LogitsProcessor:  # noqa: ANN401
-        """Return the processor; whatever it raises refuses the request."""
+        """Return the processor; whatever it raises refuses the request.
+
+        The client is told what a ValueError or TypeError says. Called more than once for a
+        request: before it is scheduled, and whenever it begins to run.
+        """
         ...
 
 
@@ -66,8 +75,18 @@ class LogitsProcessors:
             return factory(value, self._vocab_size)
         except Exception as error:
             raise RequestError(
-                f"The logits processor {name!r} refuses its argument.", param="extra_args"
+                f"The logits processor {name!r} refuses its argument{_reason(name, error)}.",
+                param="extra_args",
             ) from error
+
+
+def _reason(name: str, error: Exception) -> str:
+    if not isinstance(error, ValueError | TypeError):
+        # It may be a fault of the plugin's, and name what is none of the client's business.
+        logger.warning("The logits processor %r failed on its argument", name, exc_info=error)
+        return ""
+    sentence = " ".join(str(error).split())[:_MAX_REASON].rstrip(".")
+    return f": {sentence}" if sentence else ""
 
 
 def _load(name: str, found: Mapping[str, metadata.EntryPoint]) -> LogitsProcessorFactory:

@@ -124,20 +124,27 @@ class TorchModelRunner:
 
     def _token_masks(self, vocab_size: int, eos_token_ids: tuple[int, ...]) -> TokenMasks:
         config = self._config
-        processors = LogitsProcessors(config.logits_processors, vocab_size)
+        self._processors = LogitsProcessors(config.logits_processors, vocab_size)
 
         def vocabulary() -> Vocabulary:
             tokenizer = Tokenizer.load(*config.model.tokenizer_location)
             return Vocabulary.read(tokenizer, vocab_size, eos_token_ids)
 
         self._matchers = Matchers(vocabulary, config.structured_output)
-        return TokenMasks(self._backend, vocab_size, self._transfers, self._matchers, processors)
+        return TokenMasks(
+            self._backend, vocab_size, self._transfers, self._matchers, self._processors
+        )
 
     def prepare(self, sampling: SamplingParams) -> Future[Any] | None:
         """Begin what a request needs before it may run, on other threads; None for nothing.
 
         The result raises RequestError where the request cannot be served.
+
+        Raises:
+            RequestError: a logits processor refuses its argument.
         """
+        if sampling.extra_args:
+            self._processors.make(sampling.extra_args)
         if self._matchers is None or not is_constrained(sampling):
             return None
         return self._matchers.prepare(sampling)

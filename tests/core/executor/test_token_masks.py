@@ -13,7 +13,7 @@ from llguidance import LLTokenizer
 
 from windlass import LLM, SamplingParams, StructuredOutputs, demo_model
 from windlass.config import EngineConfig, ModelConfig, SchedulerConfig
-from windlass.errors import ConfigError
+from windlass.errors import ConfigError, RequestError
 from windlass.executor.logits_processors import LogitsProcessors
 from windlass.kernels import REFERENCES
 
@@ -28,7 +28,8 @@ class Only:
 
     def __init__(self, value: dict[str, int], vocab_size: int) -> None:
         self.token, self.after = value["token"], value.get("after", 10**6)
-        assert 0 <= self.token < vocab_size
+        if not 0 <= self.token < vocab_size:
+            raise ValueError(f"There is no token {self.token}.")
         self.seen: list[int] = []
 
     def __call__(self, output_token_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
@@ -113,10 +114,22 @@ def test_a_processor_that_fails_ends_only_its_request(llm: LLM) -> None:
     assert len(good.outputs[0].token_ids) == 8
 
 
-def test_an_argument_that_a_processor_refuses_ends_only_its_request(llm: LLM) -> None:
-    refused = params(extra_args={"only": {"token": 10**9}})
-    wrong, good = llm.generate(["One"] * 2, [refused, params(ignore_eos=True)])
-    assert wrong.outputs[0].finish_reason == "error"
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ({"token": 10**9}, "The logits processor 'only' refuses its argument: There is no token"),
+        (["token"], "The logits processor 'only' refuses its argument: list indices must be"),
+        ({}, r"The logits processor 'only' refuses its argument\.$"),
+    ],
+)
+def test_an_argument_that_a_processor_refuses_is_told_before_anything_runs(
+    llm: LLM, argument: object, told: str
+) -> None:
+    refused = params(extra_args={"only": argument})
+    with pytest.raises(RequestError, match=told) as caught:
+        llm.generate(["One"] * 2, [refused, params()])
+    assert (caught.value.param, caught.value.code) == ("extra_args", "invalid_value")
+    (good,) = llm.generate(["One"], params(ignore_eos=True))
     assert len(good.outputs[0].token_ids) == 8
 
 
