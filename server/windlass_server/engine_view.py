@@ -17,7 +17,6 @@ from windlass_server.engine import Engine
 from windlass_server.errors import engine_away, unavailable
 from windlass_server.metrics import ServerMetrics
 from windlass_server.protocol.view import Seconds, ServerView
-from windlass_server.settings import ServerSettings
 
 MIN_INTERVAL = 0.2
 """Seconds for which one look at the engine is given to all who ask."""
@@ -27,10 +26,10 @@ SHOWN_CHARACTERS = 8
 
 
 class ViewCache:
-    """The latest answer of one server, so that those who watch cost no more than one of them."""
+    """The latest answer about one model, so that those who watch cost no more than one of them."""
 
-    def __init__(self, settings: ServerSettings, metrics: ServerMetrics) -> None:
-        self._settings = settings
+    def __init__(self, model_name: str, metrics: ServerMetrics) -> None:
+        self._model_name = model_name
         self._metrics = metrics
         self._started = time.monotonic()
         self._taken = float("-inf")
@@ -55,7 +54,7 @@ class ViewCache:
             for seq in view.sequences
         ]
         return ServerView(
-            model=self._settings.model_name,
+            model=self._model_name,
             device=f"{info.backend} ({info.device}, {info.dtype})",
             uptime=self._taken - self._started,
             restarts=engine.restarts,

@@ -28,7 +28,7 @@ from windlass.request import (
 from windlass.text import Prompt
 from windlass_server.engine import Engine, RequestStream
 from windlass_server.errors import engine_away, shutting_down
-from windlass_server.metrics import RequestTimer
+from windlass_server.metrics import RequestTimer, ServerMetrics
 from windlass_server.protocol.usage import Usage
 
 if TYPE_CHECKING:
@@ -48,9 +48,12 @@ class ClientDisconnected(Exception):
 class Generation:
     """The engine requests of one API call, one per prompt."""
 
-    def __init__(self, state: ServerState, sampling: SamplingParams) -> None:
+    def __init__(
+        self, state: ServerState, metrics: ServerMetrics, sampling: SamplingParams
+    ) -> None:
         self.sampling = sampling
         self._state = state
+        self._metrics = metrics
         self._streams: list[RequestStream[RequestOutput]] = []
         self._timers: list[RequestTimer] = []
         self._open = 0
@@ -78,7 +81,8 @@ class Generation:
         Raises:
             RequestError, ApiError: the engine refused; nothing has been sent to the client.
         """
-        generation = cls(state, sampling)
+        metrics = state.models.of(engine).metrics
+        generation = cls(state, metrics, sampling)
         try:
             for prompt in prompts:
                 stream = await engine.submit(
@@ -86,7 +90,7 @@ class Generation:
                 )
                 generation._add(stream, count_max=count_max)
         except QueueFullError:
-            state.metrics.queue_rejections.inc()
+            metrics.queue_rejections.inc()
             await generation.aclose()
             raise
         except EngineDeadError as exc:
@@ -100,7 +104,7 @@ class Generation:
     def _add(self, stream: RequestStream[RequestOutput], *, count_max: bool) -> None:
         self._streams.append(stream)
         self._open += self.sampling.n
-        self._timers.append(RequestTimer(self._state.metrics, self.sampling, count_max=count_max))
+        self._timers.append(RequestTimer(self._metrics, self.sampling, count_max=count_max))
 
     async def outputs(self) -> AsyncGenerator[Output, None]:
         """Yield the news of all prompts until every choice has finished.

@@ -8,27 +8,27 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from windlass.errors import EngineDeadError, EngineError, WindlassError
+from windlass.errors import EngineError, WindlassError
 from windlass.progress import ProgressBar
 from windlass_server.app import create_app
 from windlass_server.console import print_ready, ready_text
 from windlass_server.http_protocol import bound_protocol
 from windlass_server.logs import configure_logging, log_stats
 from windlass_server.middleware import MAX_HEAD_BYTES
+from windlass_server.models.served_model import StartEngine
+from windlass_server.operations.tls import Tls
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-    from windlass_server.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,6 @@ _KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: longer than clients keep theirs, so that a request
 never meets a connection that closes."""
 _WATCH_INTERVAL = 1.0
-
-StartEngine = Callable[[Callable[[str, float], None]], Awaitable["Engine"]]
-"""Starts the engine; gets the function that is told (what is loaded, share done)."""
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -90,16 +87,21 @@ def _is_live(path: Path) -> bool:
 
 def address_of(settings: ServerSettings, sock: socket.socket) -> str:
     """Return the URL that clients connect to."""
+    scheme = "https" if settings.operations.tls else "http"
     if settings.uds:
-        return "http://localhost"
+        return f"{scheme}://localhost"
     host, port = sock.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: `Lifecycle` decides what a signal means."""
+
+    def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
+        super().__init__(config)
+        self.tls = tls
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -108,7 +110,12 @@ class HttpServer(uvicorn.Server):
 
 
 def http_server(app: FastAPI, settings: ServerSettings) -> HttpServer:
-    """Return the HTTP server for `app`, strict and quiet."""
+    """Return the HTTP server for `app`, strict and quiet.
+
+    Raises:
+        ConfigError: a file of TLS cannot be used.
+    """
+    tls = Tls(settings.operations.tls) if settings.operations.tls else None
     config = uvicorn.Config(
         app,
         http=bound_protocol(settings),
@@ -122,21 +129,24 @@ def http_server(app: FastAPI, settings: ServerSettings) -> HttpServer:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(_GRACE),
+        ssl_context_factory=(lambda *_: tls.context) if tls else None,
     )
-    return HttpServer(config)
+    return HttpServer(config, tls)
 
 
 class Lifecycle:
     """One server from its first to its last moment."""
 
-    def __init__(self, settings: ServerSettings, start_engine: StartEngine) -> None:
+    def __init__(self, settings: ServerSettings, *start_engines: StartEngine) -> None:
         self._settings = settings
-        self._start_engine = start_engine
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failure: WindlassError | None = None
         self.state = ServerState(settings)
+        models = self.state.models
+        models.starters = dict(zip(models.models, start_engines, strict=True))
         self._server = http_server(create_app(self.state), settings)
+        self.tls = self._server.tls
 
     def signal(self) -> None:
         """Drain on the first call, stop at once on the second."""
@@ -152,7 +162,9 @@ class Lifecycle:
         Raises:
             WindlassError: the engine could not start, or died for good.
         """
-        tasks = [asyncio.create_task(self._run_engine(address_of(self._settings, sock)))]
+        tasks = [asyncio.create_task(self._run_models(address_of(self._settings, sock)))]
+        if self._settings.swap.sleep_after is not None:
+            tasks.append(asyncio.create_task(self.state.models.unload_idle()))
         if self._settings.log_stats:
             tasks.append(asyncio.create_task(log_stats(self.state)))
         serving = asyncio.create_task(self._server.serve(sockets=[sock]))
@@ -165,38 +177,39 @@ class Lifecycle:
             for task in (*tasks, stop):
                 task.cancel()
             await asyncio.gather(*tasks, stop, return_exceptions=True)
-            self.state.renderer.close()
-            if self.state.engine is not None:
-                await self.state.engine.shutdown()
+            await self.state.models.close()
             await serving
             if self._settings.uds:
                 Path(self._settings.uds).unlink(missing_ok=True)
         if self._failure is not None:
             raise self._failure
 
-    async def _run_engine(self, address: str) -> None:
-        """Load the model, then watch over it; ends only when the server has to."""
+    async def _run_models(self, address: str) -> None:
+        """Load the first models, then watch over all; ends only when the server has to."""
+        models = self.state.models
         try:
             with ProgressBar() as bar:
-                engine = await self._start_engine(_progress(bar))
+                models.progress = _progress(bar)
+                for model in models.models:
+                    if model.settings.preload:
+                        await models.load(model)
         except WindlassError as exc:
             self._fail(exc)
             return
-        except Exception as exc:
-            logger.debug("The engine did not start", exc_info=True)
-            reason = f"{type(exc).__name__}: {exc}"
-            self._fail(EngineError(f"the engine could not start: {reason}"))
-            return
-        try:
-            self.state.serve(engine)
-        except WindlassError as exc:
-            await engine.shutdown()
-            self._fail(exc)
-            return
-        print_ready(ready_text(self._settings, engine.info, address))
-        while not _is_down_for_good(engine):
+        finally:
+            models.progress = _log_progress
+        self.state.serve()
+        assert models.default.info is not None
+        print_ready(ready_text(self._settings, models.default.info, address))
+        while True:
             await asyncio.sleep(_WATCH_INTERVAL)
-        self._fail(EngineError("the engine died too often; the server gives up"))
+            for model in models.models:
+                if model.is_down_for_good and len(models.models) == 1:
+                    self._fail(EngineError("the engine died too often; the server gives up"))
+                    return
+                if model.is_down_for_good:
+                    logger.error("The engine of %s died too often", model.settings.name)
+                    await models.unload(model, abort=True)
 
     def _fail(self, error: WindlassError) -> None:
         self._failure = error
@@ -234,18 +247,12 @@ def _progress(bar: ProgressBar) -> Callable[[str, float], None]:
     return report
 
 
-def _is_down_for_good(engine: Engine) -> bool:
-    if engine.is_ready:
-        return False
-    try:
-        engine.check_health()
-    except EngineDeadError as exc:
-        return exc.retry_after is None
-    return False
+def _log_progress(what: str, share: float) -> None:
+    logger.debug("%s: %.0f %%", what, share * 100)
 
 
-def serve(settings: ServerSettings, start_engine: StartEngine) -> int:
-    """Serve until a signal; returns the exit code.
+def serve(settings: ServerSettings, *start_engines: StartEngine) -> int:
+    """Serve until a signal; returns the exit code. `start_engines` has one for each model.
 
     Raises:
         WindlassError: the address cannot be used, or the engine failed for good.
@@ -254,10 +261,13 @@ def serve(settings: ServerSettings, start_engine: StartEngine) -> int:
     sock = listen(settings)
 
     async def main() -> None:
-        lifecycle = Lifecycle(settings, start_engine)
+        lifecycle = Lifecycle(settings, *start_engines)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, lifecycle.signal)
+        if lifecycle.tls is not None:
+            lifecycle.tls.warn_of_dates()
+            loop.add_signal_handler(signal.SIGHUP, lifecycle.tls.reload)
         await lifecycle.run(sock)
 
     asyncio.run(main())

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from windlass.engine.outputs import EngineStats
+from windlass_server.models.served_model import ServedModel
 from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -45,21 +47,24 @@ def configure_logging(log_format: Literal["text", "json"]) -> None:
 
 async def log_stats(state: ServerState, interval: float = STATS_INTERVAL) -> None:
     """Log throughput and load every `interval` seconds while there is something to tell."""
-    before, then = state.metrics.tokens(), time.monotonic()
+    await asyncio.gather(*(_log_stats_of(model, state, interval) for model in state.models.models))
+
+
+async def _log_stats_of(model: ServedModel, state: ServerState, interval: float) -> None:
+    prefix = f"{model.settings.name}: " if len(state.models.models) > 1 else ""
+    before, then = model.metrics.tokens(), time.monotonic()
     busy = False
     while True:
         await asyncio.sleep(interval)
-        tokens, now = state.metrics.tokens(), time.monotonic()
+        tokens, now = model.metrics.tokens(), time.monotonic()
         was_busy, busy = busy, tokens != before
-        if (busy or was_busy) and state.engine is not None:
+        if (busy or was_busy) and model.engine is not None:
             rates = [(new - old) / (now - then) for new, old in zip(tokens, before, strict=True)]
-            logger.info("%s", _stats_line(state, *rates))
+            logger.info("%s%s", prefix, _stats_line(model.engine.stats(), *rates))
         before, then = tokens, now
 
 
-def _stats_line(state: ServerState, prompt_rate: float, generation_rate: float) -> str:
-    assert state.engine is not None
-    stats = state.engine.stats()
+def _stats_line(stats: EngineStats, prompt_rate: float, generation_rate: float) -> str:
     hit_rate = stats.prefix_cache_hits / max(1, stats.prefix_cache_queries)
     return (
         f"Avg prompt throughput: {prompt_rate:.1f} tokens/s, "

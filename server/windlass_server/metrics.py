@@ -45,6 +45,7 @@ class ServerMetrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._label_values = (model_name, "0")
+        self._engine_collector: EngineCollector | None = None
         self._define_counters()
         self._define_histograms()
         self.output_tokens = TokenMetrics(LABELS, self._label_values, _PER_TOKEN)
@@ -117,9 +118,14 @@ class ServerMetrics:
         family = Histogram(name, text, LABELS, buckets=buckets, registry=self.registry)
         return family.labels(*self._label_values)
 
-    def read_from(self, engine: Engine) -> None:
-        """Export the engine's own gauges and counters from now on."""
-        self.registry.register(EngineCollector(engine, self._label_values))
+    def read_from(self, engine: Engine | None) -> None:
+        """Export this engine's own gauges and counters from now on; None: no engine's."""
+        if self._engine_collector is not None:
+            self.registry.unregister(self._engine_collector)
+        self._engine_collector = None
+        if engine is not None:
+            self._engine_collector = EngineCollector(engine, self._label_values)
+            self.registry.register(self._engine_collector)
 
     def tokens(self) -> tuple[float, float]:
         """Return the prompt tokens and output tokens counted since start."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import time
@@ -15,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_server.anthropic_messages.errors import anthropic_error, speaks_anthropic
-from windlass_server.errors import ApiError, body_too_large, invalid_api_key, to_api_error
+from windlass_server.errors import ApiError, body_too_large, to_api_error
 from windlass_server.generation import ClientDisconnected
 from windlass_server.state import ServerState
 
@@ -72,6 +70,8 @@ class Boundary:
                     raise
                 body = anthropic_error(error, request_id) if anthropic else None
                 await error.response(body)(scope, receive, send_with_id)
+            finally:
+                self._state.models.leave_all(scope)
         self._observe(scope, status, time.monotonic() - started, request_id)
 
     def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
@@ -92,36 +92,6 @@ def _check_head(scope: Scope) -> None:
             f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them."
         )
         raise ApiError(431, message, headers={"Connection": "close"})
-
-
-class Authentication:
-    """Asks for a key on every path that is not public, known to the app or not."""
-
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...], public_paths: frozenset[str]) -> None:
-        self._app = app
-        self._digests = [_digest(key) for key in keys]
-        self._public_paths = public_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through or raise a 401."""
-        if scope["type"] == "http" and scope["path"] not in self._public_paths:
-            self._check(Headers(scope=scope))
-        await self._app(scope, receive, send)
-
-    def _check(self, headers: Headers) -> None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = [token.strip()] if scheme.lower() == "bearer" else []
-        given += [headers["x-api-key"]] if "x-api-key" in headers else []
-        # Every key is compared with every digest: the time tells nothing about which one is near.
-        matches = [
-            hmac.compare_digest(_digest(key), digest) for key in given for digest in self._digests
-        ]
-        if not any(matches):
-            raise invalid_api_key(bool(given))
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 class BodyLimit:

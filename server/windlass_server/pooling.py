@@ -16,6 +16,7 @@ from windlass.errors import (
 from windlass.pooling import PoolingOutput
 from windlass_server.engine import RequestStream
 from windlass_server.errors import engine_away, shutting_down
+from windlass_server.metrics import ServerMetrics
 from windlass_server.protocol.embeddings import PoolingUsage
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ Submission = Coroutine[None, None, RequestStream[PoolingOutput]]
 
 
 async def pooled(
-    state: ServerState, submission: Submission, names: Mapping[str, str] | None = None
+    state: ServerState,
+    metrics: ServerMetrics,
+    submission: Submission,
+    names: Mapping[str, str] | None = None,
 ) -> PoolingOutput:
     """Submit and wait for the answer; `names` maps the engine's parameters to the request's.
 
@@ -35,29 +39,33 @@ async def pooled(
     """
     started = time.monotonic()
     try:
-        stream = await _submitted(state, submission)
-        output = await _answer(state, stream)
+        stream = await _submitted(metrics, submission)
+        output = await _answer(state, metrics, stream)
     except RequestError as exc:
         if exc.param is not None and names is not None:
             exc.param = names.get(exc.param, exc.param)
         raise
-    state.metrics.observe_pooling(output, time.monotonic() - started)
+    metrics.observe_pooling(output, time.monotonic() - started)
     return output
 
 
-async def _submitted(state: ServerState, submission: Submission) -> RequestStream[PoolingOutput]:
+async def _submitted(
+    metrics: ServerMetrics, submission: Submission
+) -> RequestStream[PoolingOutput]:
     try:
         return await submission
     except QueueFullError:
-        state.metrics.queue_rejections.inc()
+        metrics.queue_rejections.inc()
         raise
     except EngineDeadError as exc:
         raise engine_away(exc) from exc
 
 
-async def _answer(state: ServerState, stream: RequestStream[PoolingOutput]) -> PoolingOutput:
+async def _answer(
+    state: ServerState, metrics: ServerMetrics, stream: RequestStream[PoolingOutput]
+) -> PoolingOutput:
     """Wait for the one output; whoever stops waiting aborts the request."""
-    finished = state.metrics.finished
+    finished = metrics.finished
     try:
         async for output in stream:
             return output

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from windlass.errors import ConfigError
 from windlass_server import page
+from windlass_server.access.settings import AccessSettings
+from windlass_server.models.settings import ModelSettings, SwapSettings
+from windlass_server.operations.settings import OperationsSettings
 
 MIB = 1024 * 1024
 
@@ -15,12 +19,14 @@ MIB = 1024 * 1024
 class ServerSettings:
     """How the server listens, whom it lets in and how long it waits.
 
-    `served_model_names` are the names that clients may ask for, the first is reported back. Without
-    `api_keys` everyone is let in. `ui` serves the page at `/`. Durations are in seconds, sizes in
-    bytes. A request may have `max_messages` messages (or items) and `max_tools` tools, whose JSON
-    has at most `max_tool_bytes`; rendering them takes at most `template_timeout`. Of the Responses
-    API at most `max_stored_responses` are kept, `max_stored_response_bytes` together, each for
-    `response_ttl`; `max_background_responses` run at a time.
+    `served_model_names` are the names that clients may ask for, the first is reported back.
+    `access` are keys, their limits and deadlines. `ui` serves the page at `/`. Durations are in
+    seconds, sizes in bytes. A request may have `max_messages` messages (or items) and `max_tools`
+    tools, whose JSON has at most `max_tool_bytes`; rendering them takes at most `template_timeout`.
+    Of the Responses API at most `max_stored_responses` are kept, `max_stored_response_bytes`
+    together, each for `response_ttl`; `max_background_responses` run at a time.
+
+    Names, template and parsers are of the default model; `other_models` are loaded as `swap` says.
     """
 
     served_model_names: tuple[str, ...]
@@ -28,7 +34,7 @@ class ServerSettings:
     port: int = 8000
     uds: str | None = None
     root_path: str = ""
-    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    access: AccessSettings = field(default_factory=AccessSettings)
     public_metrics: bool = False
     ui: bool = True
     allowed_origins: tuple[str, ...] = ()
@@ -55,6 +61,9 @@ class ServerSettings:
     log_stats: bool = True
     access_log: bool = False
     log_format: Literal["text", "json"] = "text"
+    operations: OperationsSettings = OperationsSettings()
+    other_models: tuple[ModelSettings, ...] = ()
+    swap: SwapSettings = SwapSettings()
 
     def __post_init__(self) -> None:
         if not self.served_model_names:
@@ -66,8 +75,6 @@ class ServerSettings:
         self._check_chat_limits()
         if self.shutdown_timeout < 0:
             raise ConfigError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
-        if any(not key for key in self.api_keys):
-            raise ConfigError("api_key must not be empty")
         if self.root_path and not self.root_path.startswith("/"):
             raise ConfigError(f"root_path must start with '/', not {self.root_path!r}")
 
@@ -78,6 +85,24 @@ class ServerSettings:
         for name in ("stored_responses", "stored_response_bytes", "background_responses"):
             if getattr(self, f"max_{name}") < 0:
                 raise ConfigError(f"max_{name} must be at least 0")
+
+    @property
+    def models(self) -> tuple[ModelSettings, ...]:
+        """All models, the default one first."""
+        default = ModelSettings(
+            names=self.served_model_names,
+            chat_template=self.chat_template,
+            tool_call_parser=self.tool_call_parser,
+            reasoning_parser=self.reasoning_parser,
+            priority_scheduling=self.priority_scheduling,
+            preload=True,
+        )
+        return (default, *self.other_models)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this host can reach the server."""
+        return self.uds is not None or is_loopback(self.host)
 
     @property
     def model_name(self) -> str:
@@ -93,3 +118,11 @@ class ServerSettings:
         if self.ui:
             open_paths += page.paths()
         return frozenset(self.root_path.rstrip("/") + path for path in open_paths)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this host itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

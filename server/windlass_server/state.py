@@ -1,4 +1,4 @@
-"""What all requests of one server share: the engine once it is loaded, the phase, the counts."""
+"""What all requests of one server share: its models, the phase, the counts."""
 
 from __future__ import annotations
 
@@ -8,86 +8,77 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from windlass.errors import EngineDeadError
-from windlass.text import Tokenizer, TokensPrompt
+from windlass.text import TokensPrompt
+from windlass_server.access.control import AccessControl
 from windlass_server.chat.call import ChatCall
-from windlass_server.chat.format import ChatFormat, PlainFormat
-from windlass_server.chat.render import ChatRenderer
 from windlass_server.engine import Engine
-from windlass_server.engine_view import ViewCache
-from windlass_server.errors import ApiError, model_not_found, shutting_down, unavailable
-from windlass_server.formats.detect import detect
+from windlass_server.errors import shutting_down, unavailable
 from windlass_server.metrics import ServerMetrics
+from windlass_server.models.pool import ModelPool, model_loading
+from windlass_server.models.served_model import ServedModel
 from windlass_server.responses.background import BackgroundResponses
 from windlass_server.responses.store import ResponseStore
 from windlass_server.settings import ServerSettings
 
 
-def format_of(tokenizer: Tokenizer, settings: ServerSettings) -> ChatFormat:
-    """Return how the model with this tokenizer writes reasoning and calls.
-
-    Raises:
-        ConfigError: a setting names no format.
-    """
-    template = settings.chat_template or tokenizer.chat_template
-    return detect(
-        template,
-        tokenizer.special_tokens,
-        tool_call_parser=settings.tool_call_parser,
-        reasoning_parser=settings.reasoning_parser,
-        added_tokens=tokenizer.hf_tokenizer.get_added_vocab(),
-    )
-
-
-def model_loading() -> ApiError:
-    """Return the 503 of a server whose model is not there yet."""
-    return unavailable("The model is loading; try again.", "model_loading", 5.0)
-
-
 class ServerState:
-    """Loading until `engine` is set, then serving until `draining`; `stopping` ends the rest."""
+    """Loading until the first models are there, then serving until `draining`.
+
+    `stopping` ends what is left then. `metrics` are those of the default model, which also count
+    what belongs to none.
+    """
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.metrics = ServerMetrics(settings.model_name)
-        self.views = ViewCache(settings, self.metrics)
-        self.renderer = ChatRenderer(settings.chat_template, settings.template_timeout)
+        self.access = AccessControl(settings.access)
+        self.models = ModelPool(
+            (ServedModel(model, settings.template_timeout) for model in settings.models),
+            settings.swap,
+        )
         self.responses = ResponseStore(
             settings.max_stored_responses,
             settings.max_stored_response_bytes,
             settings.response_ttl,
         )
         self.background = BackgroundResponses(self.responses, settings.max_background_responses)
-        self.chat_format: ChatFormat = PlainFormat()
         self.created = int(time.time())
         self.draining = False
         self.stopping = asyncio.Event()
         self.in_flight = 0
-        self._engine: Engine | None = None
+        self._started = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def engine(self) -> Engine | None:
-        """The engine, None while it loads."""
-        return self._engine
+    def metrics(self) -> ServerMetrics:
+        """What is counted of HTTP, and of the default model."""
+        return self.models.default.metrics
 
-    def serve(self, engine: Engine) -> None:
-        """Hand over the loaded engine: requests are accepted from now on."""
-        self._engine = engine
-        self.chat_format = format_of(engine.tokenizer, self.settings)
-        self.metrics.read_from(engine)
+    def serve(self, engine: Engine | None = None) -> None:
+        """Accept requests from now on; `engine`, if given, is that of the default model."""
+        if engine is not None:
+            self.models.default.serve(engine)
+        self._started = True
 
-    def serving_engine(self) -> Engine:
-        """Return the engine for a new request.
-
-        Raises:
-            ApiError: 503 while loading or draining.
-        """
+    def require_serving(self) -> None:
+        """Raise a 503 while the first models load or the server drains."""
         if self.draining:
             raise shutting_down()
-        if self._engine is None:
+        if not self._started:
             raise model_loading()
-        return self._engine
+
+    def serving_engine(self, name: str | None = None) -> Engine:
+        """Return the engine of a model (of the default one) if it is loaded.
+
+        Raises:
+            ApiError: 404, no such model; 503, it is not loaded, or the server does not serve.
+        """
+        self.require_serving()
+        model = self.models.find(name)
+        if model.engine is None:
+            text = f"The model '{model.settings.name}' is not loaded now."
+            raise unavailable(text, "model_not_loaded", 5.0)
+        return model.engine
 
     async def prompt(self, call: ChatCall, engine: Engine) -> TokensPrompt:
         """Return the prompt of `call`.
@@ -95,27 +86,26 @@ class ServerState:
         Raises:
             RequestError: no template, messages it refuses, too much text, or too slow.
         """
-        return await self.renderer.prompt(self.chat_format.prepared(call), engine)
-
-    def require_model(self, name: str) -> None:
-        """Raise a 404 unless `name` is served here."""
-        if name not in self.settings.served_model_names:
-            raise model_not_found(name)
+        return await self.models.of(engine).prompt(call, engine)
 
     def require_ready(self) -> None:
         """Raise a 503 that says why requests are not accepted now."""
-        engine = self.serving_engine()
-        if not engine.is_ready:
+        self.require_serving()
+        if all(model.asleep for model in self.models.models):
+            raise unavailable("The model sleeps: POST /wake_up.", "model_sleeping", 30.0)
+        engines = [model.engine for model in self.models.loaded]
+        if engines and not any(engine.is_ready for engine in engines if engine is not None):
             raise unavailable("The engine is restarting.", "engine_restarting", 5.0)
 
     def require_alive(self) -> None:
-        """Raise a 503 when the engine is dead or hangs; a server that loads is alive."""
-        if self._engine is None:
-            return
-        try:
-            self._engine.check_health()
-        except EngineDeadError as exc:
-            raise unavailable("The engine is down.", "engine_dead", exc.retry_after or 5.0) from exc
+        """Raise a 503 when an engine is dead or hangs; a server that loads is alive."""
+        for model in self.models.loaded:
+            try:
+                if model.engine is not None:
+                    model.engine.check_health()
+            except EngineDeadError as exc:
+                retry_after = exc.retry_after or 5.0
+                raise unavailable("The engine is down.", "engine_dead", retry_after) from exc
 
     @contextmanager
     def counted(self) -> Iterator[None]:

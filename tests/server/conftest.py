@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from windlass.errors import EngineDeadError, QueueFullError, WindlassError
 from windlass.request import Logprob, Request, RequestOutput, SamplingParams, TokenLogprobs
 from windlass.request_stream import Inbox, RequestStream, merge_deltas
 from windlass.text import InputProcessor, OutputProcessor, ProcessedRequest, Prompt, Tokenizer
+from windlass_server.access.settings import AccessSettings
 from windlass_server.app import create_app
 from windlass_server.formats.chat_format import ModelFormat
 from windlass_server.formats.detect import REASONING
@@ -260,10 +262,13 @@ async def engine(tokenizer: Tokenizer) -> FakeEngine:
 def make_state(engine: FakeEngine) -> Callable[..., ServerState]:
     def make(*, loaded: bool = True, **settings: Any) -> ServerState:
         settings.setdefault("served_model_names", (MODEL,))
+        named = {field.name for field in fields(AccessSettings)} & settings.keys()
+        if named:
+            settings["access"] = AccessSettings(**{name: settings.pop(name) for name in named})
         state = ServerState(ServerSettings(**settings))
         if loaded:
             state.serve(engine)
-            state.chat_format = ModelFormat(Hermes(), REASONING["think"])
+            state.models.default.chat_format = ModelFormat(Hermes(), REASONING["think"])
         return state
 
     return make

@@ -126,7 +126,7 @@ class ChatTurn:
         Raises:
             RequestError, ApiError: nothing has been queued.
         """
-        chat_format = state.chat_format
+        chat_format = state.models.of(engine).chat_format
         tools = call.callable_tools
         if tools and not chat_format.has_tools:
             text = (

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType, field
+
+
+class ModelStatus(msgspec.Struct):
+    """What a model is doing: unloaded, loading, loaded, leaving or sleeping."""
+
+    value: str = "loaded"
 
 
 class Model(msgspec.Struct):
-    """A name that requests may use; `max_model_len` is in tokens."""
+    """A name that requests may use; `max_model_len` (tokens) is there once it was loaded."""
 
     id: str
     created: int
     root: str
-    max_model_len: int
+    max_model_len: int | UnsetType = UNSET
+    status: ModelStatus = field(default_factory=ModelStatus)
     object: str = "model"
     owned_by: str = "windlass"
 

@@ -15,6 +15,7 @@ from windlass_server.responses.shape import ResponseShape
 from windlass_server.responses.store import ResponseStore, StoredResponse
 
 if TYPE_CHECKING:
+    from windlass_server.models.served_model import ServedModel
     from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,11 @@ logger = logging.getLogger(__name__)
 class BackgroundResponse:
     """One response that runs; its events are kept so that they can be streamed at any time."""
 
-    def __init__(self, owner: str, shape: ResponseShape, inputs: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, owner: str, shape: ResponseShape, inputs: list[dict[str, Any]], model: ServedModel
+    ) -> None:
         self.owner = owner
+        self.model = model
         self.shape = shape
         self.events: list[bytes] = []
         self.ended = False
@@ -130,6 +134,8 @@ class BackgroundResponses:
     def launch(self, running: BackgroundResponse, state: ServerState) -> None:
         """Start one."""
         self._running[running.id] = running
+        # The client's request ends long before.
+        running.model.use()
         running.start()
         task = asyncio.create_task(self._run(running, state))
         self._tasks.add(task)
@@ -139,6 +145,7 @@ class BackgroundResponses:
         try:
             await running.run(state)
         finally:
+            running.model.leave()
             self._store.add(running.record())
             del self._running[running.id]
 

@@ -39,7 +39,7 @@ async def _answer(state: ServerState, engine: Engine, body: EmbeddingRequest) ->
         prompt_name=body.prompt_name,
     )
     submission = engine.embed(body.inputs, params, priority=body.priority or 0)
-    output = await pooled(state, submission)
+    output = await pooled(state, state.models.of(engine).metrics, submission)
     # Millions of numbers as JSON would keep the event loop from everything else.
     encoded = await asyncio.to_thread(_encoded, output, body.encoding_format == "base64")
     return EmbeddingList(cast("list[Embedding]", encoded), body.model, usage_of(output))

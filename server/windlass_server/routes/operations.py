@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 from fastapi import APIRouter
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
 
 from windlass import __version__
+from windlass_server.models.metrics import JoinedMetrics
 from windlass_server.routes.request import json_response, server_state
 
 router = APIRouter()
@@ -45,7 +46,10 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Answer with all metrics in Prometheus' text format."""
-    data = generate_latest(server_state(request).metrics.registry)
+    models = server_state(request).models.models
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(JoinedMetrics(model.metrics.registry for model in models))
+    data = generate_latest(registry)
     return Response(data, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -47,15 +47,28 @@ async def accept(
         ApiError: 4xx, the body is wrong; 503, the server cannot serve now.
     """
     state = server_state(request)
-    engine = state.serving_engine()
+    state.require_serving()
     body = await parse_body(request, model)
-    state.require_model(body.model)
+    served = state.models.find(body.model)
+    headers = warnings(body, refused, state)
+    if getattr(body, "priority", None) and not served.settings.priority_scheduling:
+        raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
+    engine = await engine_for(request, body.model)
     if (engine.info.pooling is not None) is not pools:
         raise wrong_kind(pools=not pools)
-    headers = warnings(body, refused, state)
-    if getattr(body, "priority", None) and not state.settings.priority_scheduling:
-        raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
     return body, engine, headers
+
+
+async def engine_for(request: Request, name: str | None) -> Engine:
+    """Return the engine of a model (of the default one), which stays until the answer has ended.
+
+    Raises:
+        ApiError: 404, no such model; 503, it cannot be loaded now, or the server does not serve.
+    """
+    state = server_state(request)
+    state.require_serving()
+    model = state.models.find(name)
+    return await state.models.enter_for(request.scope, model)
 
 
 def warnings(

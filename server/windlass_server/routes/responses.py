@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from windlass.request import SamplingParams
+from windlass_server.access.caller import caller
 from windlass_server.chat.turn import ChatTurn
 from windlass_server.errors import ApiError, invalid_request, unsupported
 from windlass_server.protocol.parameters import RESPONSES_UNSUPPORTED
@@ -49,7 +48,7 @@ _MAX_PAGE = 100
 async def create_response(request: Request) -> HttpResponse:
     """Answer, and keep the answer for later requests."""
     body, engine, headers = await accept(request, ResponsesRequest, RESPONSES_UNSUPPORTED)
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     stored = _stored(body, state)
     inputs, history = _conversation(body, state, owner)
     call = response_call(body, [*history, *inputs], engine, state.settings)
@@ -67,7 +66,8 @@ async def create_response(request: Request) -> HttpResponse:
         sealed=SEALED_REASONING in include,
     )
     if body.background:
-        return _launch(BackgroundResponse(owner, shape, inputs), state, body, headers)
+        running = BackgroundResponse(owner, shape, inputs, state.models.of(engine))
+        return _launch(running, state, body, headers)
     events = _kept(shape, inputs, state, owner) if stored else shape.events()
     if body.stream:
         return EventStream(state, events, headers, error_event=shape.failed_event, end=b"")
@@ -132,7 +132,7 @@ def _launch(
 async def count_input_tokens(request: Request) -> HttpResponse:
     """Count the tokens of a prompt."""
     body, engine, headers = await accept(request, InputTokensRequest, RESPONSES_UNSUPPORTED)
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     inputs, history = _conversation(body, state, owner)
     call = prompt_call(body, [*history, *inputs], SamplingParams(), state.settings)
     if body.truncation == "auto":
@@ -144,7 +144,7 @@ async def count_input_tokens(request: Request) -> HttpResponse:
 @router.get("/v1/responses/{response_id}")
 async def retrieve_response(request: Request, response_id: str) -> HttpResponse:
     """Return a stored response, or its events when it ran in the background."""
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     running = state.background.get(owner, response_id)
     if request.query_params.get("stream", "").lower() in ("true", "1"):
         return _replay(request, state, owner, response_id)
@@ -176,7 +176,7 @@ def _replay(request: Request, state: ServerState, owner: str, response_id: str) 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(request: Request, response_id: str) -> HttpResponse:
     """End a response that runs in the background."""
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     running = state.background.get(owner, response_id)
     if running is not None:
         await running.cancel()
@@ -191,7 +191,7 @@ async def cancel_response(request: Request, response_id: str) -> HttpResponse:
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(request: Request, response_id: str) -> HttpResponse:
     """Forget a response."""
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     running = state.background.get(owner, response_id)
     if running is not None:
         await running.cancel()
@@ -203,7 +203,7 @@ async def delete_response(request: Request, response_id: str) -> HttpResponse:
 @router.get("/v1/responses/{response_id}/input_items")
 async def list_input_items(request: Request, response_id: str) -> HttpResponse:
     """List what went into a response, page by page."""
-    state, owner = server_state(request), _owner(request)
+    state, owner = server_state(request), caller(request).owner
     running = state.background.get(owner, response_id)
     record = running or _record(state, owner, response_id)
     query = request.query_params
@@ -244,10 +244,3 @@ def _not_found() -> ApiError:
 
 def _json(data: bytes, headers: dict[str, str] | None = None) -> HttpResponse:
     return HttpResponse(data, headers=headers, media_type="application/json")
-
-
-def _owner(request: Request) -> str:
-    """Return who asks, as a digest of the key: what is stored belongs to it."""
-    headers: Headers = request.headers
-    key = headers.get("authorization", "").partition(" ")[2].strip() or headers.get("x-api-key", "")
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

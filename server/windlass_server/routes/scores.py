@@ -70,7 +70,7 @@ async def _ranking(
     texts = body.texts
     pairs = paired(body.query, texts)
     submission = engine.score(pairs, params, priority=body.priority or 0)
-    output = await pooled(state, submission, _RERANK_NAMES)
+    output = await pooled(state, state.models.of(engine).metrics, submission, _RERANK_NAMES)
     best = sorted(range(len(texts)), key=lambda index: -output.scores[index])[: body.top_n]
     results = [RerankResult(index, output.scores[index]) for index in best]
     if not cohere if body.return_documents is None else body.return_documents:
@@ -101,7 +101,7 @@ async def _scores(state: ServerState, engine: Engine, body: ScoreRequest) -> Sco
     )
     pairs = paired(body.text_1, body.text_2)
     submission = engine.score(pairs, params, priority=body.priority or 0)
-    output = await pooled(state, submission, _SCORE_NAMES)
+    output = await pooled(state, state.models.of(engine).metrics, submission, _SCORE_NAMES)
     return ScoreResponse(
         id=f"score-{uuid4().hex}",
         created=int(time.time()),

@@ -24,7 +24,7 @@ from windlass_server.protocol.tokenization import (
     TokenizerInfo,
 )
 from windlass_server.protocol.tools import chat_tools
-from windlass_server.routes.request import json_response, server_state, warnings
+from windlass_server.routes.request import engine_for, json_response, server_state, warnings
 
 if TYPE_CHECKING:
     from windlass_server.engine import Engine
@@ -39,10 +39,9 @@ _SPECIAL = ("eos_token", "bos_token", "pad_token", "unk_token")
 async def tokenize(request: Request) -> Response:
     """Return the tokens of a prompt or of messages."""
     state = server_state(request)
-    engine = state.serving_engine()
+    state.require_serving()
     body = await parse_body(request, TokenizeRequest)
-    if body.model is not None:
-        state.require_model(body.model)
+    engine = await engine_for(request, body.model)
     headers = warnings(body, {}, state)
     tokens = await _tokens(body, state, engine)
     tokenizer = engine.tokenizer
@@ -88,10 +87,9 @@ def _call(body: TokenizeRequest, state: ServerState) -> ChatCall:
 async def detokenize(request: Request) -> Response:
     """Return the text of tokens, special tokens included."""
     state = server_state(request)
-    engine = state.serving_engine()
+    state.require_serving()
     body = await parse_body(request, DetokenizeRequest)
-    if body.model is not None:
-        state.require_model(body.model)
+    engine = await engine_for(request, body.model)
     headers = warnings(body, {}, state)
     size = engine.info.vocab_size
     if any(not 0 <= token < size for token in body.tokens):
@@ -108,10 +106,10 @@ def _text(tokenizer: Tokenizer, tokens: list[int]) -> str:
 @router.get("/tokenizer_info")
 async def tokenizer_info(request: Request) -> Response:
     """Describe the tokenizer: its special tokens, its size and the chat template."""
-    state = server_state(request)
-    engine = state.serving_engine()
+    engine = await engine_for(request, request.query_params.get("model"))
+    served = server_state(request).models.of(engine)
     inner = engine.tokenizer.hf_tokenizer
-    template = state.settings.chat_template or inner.chat_template
+    template = served.settings.chat_template or inner.chat_template
     known = inner.special_tokens_map
     return json_response(
         TokenizerInfo(

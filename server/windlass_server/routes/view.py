@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from windlass_server.access.permissions import require_operator
 from windlass_server.routes.request import server_state
 
 router = APIRouter()
@@ -13,7 +14,9 @@ router = APIRouter()
 
 @router.get("/windlass/view")
 async def view(request: Request) -> Response:
-    """Answer with the engine's view of itself; 503 while there is no engine."""
+    """Answer with the view that an engine has of itself; 503 while there is none."""
+    require_operator(request)
     state = server_state(request)
-    body = await state.views.body(state.serving_engine())
+    engine = state.serving_engine(request.query_params.get("model"))
+    body = await state.models.of(engine).views.body(engine)
     return Response(body, media_type="application/json")

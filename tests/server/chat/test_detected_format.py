@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from windlass_server.state import ServerState, format_of
+from windlass_server.models.served_model import format_of
+from windlass_server.state import ServerState
 
 if TYPE_CHECKING:
     from tests.server.conftest import FakeEngine, MakeClient
@@ -44,7 +45,8 @@ def client_of(
     async def make(**settings: Any) -> httpx.AsyncClient:
         engine.widen(4096)
         state = make_state(**settings)
-        state.chat_format = format_of(engine.tokenizer, state.settings)
+        model = state.models.default
+        model.chat_format = format_of(engine.tokenizer, model.settings)
         return await make_client(state=state)
 
     return make

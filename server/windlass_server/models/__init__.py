@@ -1,0 +1,1 @@
+"""The models that a server was told of: loaded, swapped, put to sleep and woken."""
