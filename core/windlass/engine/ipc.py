@@ -4,6 +4,9 @@ Every frame is one msgpack message of a closed set of types: nothing in it can n
 that is none of them is dropped and counted, and the peer stays. The socket is a ZeroMQ PAIR on a
 Unix socket in a folder of mode 0700, which the front end removes as soon as its engine has
 connected: after that nobody else can connect, and nothing is left behind whoever dies.
+
+The front end that started the engine owns it, and may have it serve further ones (`Attach`), each
+over such a socket of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +52,19 @@ class ResetPrefixCache(msgspec.Struct, tag="reset_prefix_cache"):
 
 class Inspect(msgspec.Struct, tag="inspect"):
     """Ask what the engine looks like inside; answered by `Inspected`."""
+
+
+class Attach(msgspec.Struct, tag="attach"):
+    """Serve one more front end, which listens at `endpoint` and is told `Ready` there."""
+
+    endpoint: str
+    front_end: int
+
+
+class Detach(msgspec.Struct, tag="detach"):
+    """A front end that was attached is gone: forget it and its sequences."""
+
+    front_end: int
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
@@ -103,12 +119,15 @@ class Failed(msgspec.Struct, tag="failed"):
     error: str
 
 
-ToEngine: TypeAlias = Hello | AddRequests | Abort | ResetPrefixCache | Inspect | Shutdown
+ToEngine: TypeAlias = (
+    Hello | AddRequests | Abort | ResetPrefixCache | Inspect | Attach | Detach | Shutdown
+)
 FromEngine: TypeAlias = (
     LoadProgress | Ready | Outputs | RequestRejected | PrefixCacheReset | Inspected | Failed
 )
 
 Message = TypeVar("Message")
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 
 
 class FrameDecoder(Generic[Message]):
@@ -178,15 +197,21 @@ class SocketFolder:
 
 
 class EngineChannel:
-    """The engine's end of the link: blocking."""
+    """The engine's end of the link to one front end: blocking.
 
-    def __init__(self, endpoint: str) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        # An engine belongs to one front end: when that is gone there is nothing to reconnect to.
-        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._socket.set_hwm(0)
-        self._socket.connect(endpoint)
+    Without a `context` it makes one of its own, which several channels of a process may share.
+    """
+
+    def __init__(
+        self, endpoint: str, context: zmq.Context[zmq.Socket[bytes]] | None = None
+    ) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = context or zmq.Context()
+        self._owns_context = context is None
+        self.socket = self.context.socket(zmq.PAIR)
+        # A front end listens once: when it is gone there is nothing to reconnect to.
+        self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self.socket.set_hwm(0)
+        self.socket.connect(endpoint)
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = to_engine_decoder()
 
@@ -198,40 +223,41 @@ class EngineChannel:
     def receive(self, *, wait: bool) -> ToEngine | None:
         """Return the next message; None when there is none, or, with `wait`, no valid one."""
         try:
-            frame = self._socket.recv(0 if wait else zmq.NOBLOCK)
+            frame = self.socket.recv(0 if wait else zmq.NOBLOCK)
         except zmq.Again:
             return None
         return self._decoder.decode(frame)
 
     def pending(self) -> bool:
         """Whether a frame can be received without waiting."""
-        return bool(cast(int, self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(cast(int, self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, message: FromEngine) -> None:
         """Send without ever waiting for the front end."""
         try:
-            self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
+            self.socket.send(self._encoder.encode(message), zmq.NOBLOCK)
         except zmq.Again:
             # The front end closed its end; its death ends this process by another way.
             return
 
     def close(self) -> None:
         """Close after what was sent has left, for at most a second."""
-        self._socket.close(linger=1000)
-        self._context.term()
+        self.socket.close(linger=1000)
+        if self._owns_context:
+            self.context.term()
 
 
 class ClientChannel:
     """The front end's end of the link, on the running event loop.
 
     `on_message` is called with every valid message, on the loop's thread. The engine speaks
-    first; it is answered with `greeting`.
+    first; it is answered with `greeting`, if there is one.
     """
 
     # A front end that lags behind merges a few steps; its other tasks must not wait for more.
     _MESSAGES_PER_TURN = 8
 
-    def __init__(self, on_message: Callable[[FromEngine], None], greeting: ToEngine) -> None:
+    def __init__(self, on_message: Callable[[FromEngine], None], greeting: ToEngine | None) -> None:
         self._on_message = on_message
         self._greeting = greeting
         self._loop = asyncio.get_running_loop()
@@ -295,7 +321,8 @@ class ClientChannel:
         if not self._connected:
             self._connected = True
             self._folder.remove()
-            self.send(self._greeting)
+            if self._greeting is not None:
+                self.send(self._greeting)
         self._on_message(message)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
-from windlass.config import EngineConfig
+from windlass.config import EngineConfig, ModelInfo
 from windlass.engine.ipc import EngineChannel, Failed, Hello, LoadProgress, Ready, Shutdown
 from windlass.engine.loop import EngineLoop, SteppingEngine
 from windlass.engine.make import make_engine
@@ -55,12 +55,12 @@ def _serve(channel: EngineChannel, runner_factory: str) -> int:
     if config is None:
         return 0
     try:
-        engine, runner = _load(config, channel, runner_factory)
+        engine, runner, info = _load(config, channel, runner_factory)
     except Exception as error:  # noqa: BLE001 -- whatever went wrong, the front end must be told
         channel.send(_failure(error))
         return 1
     try:
-        EngineLoop(engine, channel).run()
+        EngineLoop(engine, channel, info).run()
     finally:
         runner.close()
     return 0
@@ -77,7 +77,7 @@ def _receive_config(channel: EngineChannel) -> EngineConfig | None:
 
 def _load(
     config: EngineConfig, channel: EngineChannel, runner_factory: str
-) -> tuple[SteppingEngine, ModelRunner | PoolingRunner]:
+) -> tuple[SteppingEngine, ModelRunner | PoolingRunner, ModelInfo]:
     runner = import_factory(runner_factory)(config)
     info = runner.load(lambda what, share: channel.send(LoadProgress(what=what, share=share)))
     engine = make_engine(config, info, runner)
@@ -85,7 +85,7 @@ def _load(
     gc.collect()
     gc.freeze()
     channel.send(Ready(info=info))
-    return engine, runner
+    return engine, runner, info
 
 
 def import_factory(target: str) -> RunnerFactory:

@@ -193,7 +193,7 @@ def test_garbage_at_both_ends_is_counted_and_the_link_stays() -> None:
         client, engine = await connect(received)
         generator = random.Random(2)
         for _ in range(500):
-            engine._socket.send(generator.randbytes(generator.randrange(60)))
+            engine.socket.send(generator.randbytes(generator.randrange(60)))
             client._socket.send(generator.randbytes(generator.randrange(60)))
         engine.send(LoadProgress("weights", 1.0))
         client.send(Shutdown())

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 
 import msgspec
 import pytest
 import zmq
-from engine_runners import answer, fast
+from engine_runners import CountingRunner, answer, fast, slow
 
 from windlass.config import CacheConfig, EngineConfig, ModelConfig
 from windlass.engine.core import EngineCore
 from windlass.engine.ipc import (
     Abort,
     AddRequests,
+    Attach,
+    Detach,
     EngineChannel,
     FromEngine,
     Hello,
@@ -22,6 +27,7 @@ from windlass.engine.ipc import (
     Inspected,
     Outputs,
     PrefixCacheReset,
+    Ready,
     RequestRejected,
     ResetPrefixCache,
     Shutdown,
@@ -45,6 +51,10 @@ class FrontEnd:
         self.socket.bind(endpoint)
         self._decoder = from_engine_decoder()
 
+    def hears(self, seconds: float) -> bool:
+        """Whether something arrives within so many seconds."""
+        return bool(self.socket.poll(int(1000 * seconds)))
+
     def send(self, message: ToEngine) -> None:
         self.socket.send(msgspec.msgpack.encode(message))
 
@@ -65,25 +75,55 @@ class FrontEnd:
         self._context.term()
 
 
-@pytest.fixture
-def front_end() -> Iterator[FrontEnd]:
+Clock = Callable[[], float]
+MakeRunner = Callable[[EngineConfig], CountingRunner]
+
+
+@contextmanager
+def serving(make_runner: MakeRunner, clock: Clock = time.monotonic) -> Iterator[FrontEnd]:
+    """A loop that runs, as its owner sees it."""
     folder = SocketFolder()
     front_end = FrontEnd(folder.endpoint)
-    runner = fast(CONFIG)
-    engine = EngineCore(CONFIG, runner.load(), runner)
+    runner = make_runner(CONFIG)
+    info = runner.load()
+    engine = EngineCore(CONFIG, info, runner)
     channel = EngineChannel(folder.endpoint)
-    thread = threading.Thread(target=EngineLoop(engine, channel).run)
+    thread = threading.Thread(target=EngineLoop(engine, channel, info, clock).run)
     thread.start()
     first = front_end.receive()
     assert isinstance(first, Outputs)
     assert first.stats.num_steps == 0
-    yield front_end
-    front_end.send(Shutdown())
-    thread.join(10)
-    assert not thread.is_alive()
-    channel.close()
-    front_end.close()
-    folder.remove()
+    try:
+        yield front_end
+    finally:
+        front_end.send(Shutdown())
+        thread.join(10)
+        assert not thread.is_alive()
+        channel.close()
+        front_end.close()
+        folder.remove()
+
+
+@contextmanager
+def attached(owner: FrontEnd, number: int) -> Iterator[FrontEnd]:
+    """One more front end of the loop of `owner`."""
+    folder = SocketFolder()
+    other = FrontEnd(folder.endpoint)
+    owner.send(Attach(folder.endpoint, number))
+    greeting = other.receive()
+    assert isinstance(greeting, Ready)
+    assert greeting.info.architecture == "Counting"
+    try:
+        yield other
+    finally:
+        other.close()
+        folder.remove()
+
+
+@pytest.fixture
+def front_end() -> Iterator[FrontEnd]:
+    with serving(fast) as front_end:
+        yield front_end
 
 
 def request(request_id: str, prompt: list[int], max_tokens: int = 5) -> Request:
@@ -181,3 +221,81 @@ def test_garbage_between_requests_does_no_harm(front_end: FrontEnd) -> None:
     front_end.socket.send(b"\xc1")
 
     assert tokens(front_end.until(ends("a")), "a") == answer([60], 5)
+
+
+def told(messages: list[FromEngine]) -> set[str]:
+    """The sequences that messages tell of."""
+    return {o.request_id for m in messages if isinstance(m, Outputs) for o in m.outputs}
+
+
+def test_each_front_end_hears_of_its_own_sequences(front_end: FrontEnd) -> None:
+    with attached(front_end, 1) as first, attached(front_end, 2) as second:
+        first.send(AddRequests([request("1:a", [60], max_tokens=50)]))
+        second.send(AddRequests([request("2:a", [90], max_tokens=50), request("2:b", [7])]))
+        front_end.send(AddRequests([request("own", [70])]))
+
+        news = first.until(ends("1:a"))
+        assert tokens(news, "1:a") == answer([60], 50)
+        assert told(news) == {"1:a"}
+        news = second.until(ends("2:a", "2:b"))
+        assert tokens(news, "2:a") == answer([90], 50)
+        assert tokens(news, "2:b") == answer([7], 5)
+        assert told(news) == {"2:a", "2:b"}
+        assert told(front_end.until(ends("own"))) == {"own"}
+
+
+def test_every_front_end_hears_when_the_engine_falls_idle(front_end: FrontEnd) -> None:
+    with attached(front_end, 1) as first, attached(front_end, 2) as second:
+        first.send(AddRequests([request("1:a", [60])]))
+        # Who had no part in it gets the gauges of before, and those of after.
+        for other in (front_end, second):
+            other.until(lambda m: is_idle(m) and isinstance(m, Outputs) and m.stats.num_steps > 0)
+
+
+def test_answers_and_refusals_go_to_the_front_end_that_asked(front_end: FrontEnd) -> None:
+    with attached(front_end, 1) as other:
+        assert is_idle(other.receive())
+        other.send(Inspect())
+        other.send(ResetPrefixCache())
+        other.send(AddRequests([request("1:bad", [100_000])]))
+
+        assert isinstance(other.receive(), Inspected)
+        assert other.receive() == PrefixCacheReset(done=True)
+        assert isinstance(other.receive(), RequestRejected)
+        assert not front_end.socket.poll(50)
+
+
+def test_the_sequences_of_a_front_end_that_is_gone_leave_the_engine() -> None:
+    with serving(slow) as front_end, attached(front_end, 2) as stays:
+        with attached(front_end, 1) as gone:
+            gone.send(AddRequests([request(f"1:{i}", [60], max_tokens=900) for i in range(3)]))
+            stays.send(AddRequests([request("2:a", [60], max_tokens=30)]))
+            gone.until(lambda message: isinstance(message, Outputs) and bool(message.outputs))
+        front_end.send(Detach(1))
+        front_end.send(Detach(9))
+
+        news = stays.until(ends("2:a"))
+        assert tokens(news, "2:a") == answer([60], 30)
+        assert told(news) == {"2:a"}
+        assert is_idle(news[-1]) or is_idle(stays.until(is_idle)[-1])
+        steps = [message.stats.num_steps for message in news if isinstance(message, Outputs)]
+        assert max(steps) < 100
+
+
+def test_a_front_end_that_does_not_listen_harms_nobody(front_end: FrontEnd) -> None:
+    front_end.send(Attach("ipc:///tmp/windlass-nobody-listens-here", 1))
+    front_end.send(AddRequests([request("a", [60])]))
+
+    assert tokens(front_end.until(ends("a")), "a") == answer([60], 5)
+
+
+def test_front_ends_hear_that_steps_end_although_the_news_are_not_theirs() -> None:
+    ticks = count()
+    with serving(slow, lambda: next(ticks) / 20) as owner, attached(owner, 1) as other:
+        owner.send(AddRequests([request("long", [60], max_tokens=900)]))
+        beats = [other.until(lambda m: isinstance(m, Outputs) and m.stats.num_running == 1)[-1]]
+        beats += [other.receive(), other.receive()]
+
+        steps = [beat.stats.num_steps for beat in beats if isinstance(beat, Outputs)]
+        assert sorted(set(steps)) == steps
+        assert told(beats) == set()
