@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from windlass import demo_model
 from windlass.arguments import add_engine_arguments, engine_config
 from windlass.errors import ConfigError
+from windlass_server.operations import settings as operations
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_api_arguments(parser)
     _add_chat_limits(parser)
     _add_log_arguments(parser)
+    operations.add_arguments(parser)
     add_engine_arguments(parser)
 
 
@@ -209,6 +211,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         log_stats=not args.disable_log_stats,
         access_log=args.access_log,
         log_format=args.log_format,
+        operations=operations.from_arguments(args),
     )
 
 

@@ -116,7 +116,7 @@ class HttpProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the clock: the client does not read."""
         super().pause_writing()
-        self._watch_buffer(self.transport.get_write_buffer_size())
+        self._watch_buffer(self._unsent())
 
     def resume_writing(self) -> None:
         """Stop the clock: the client reads again."""
@@ -125,11 +125,19 @@ class HttpProtocol(H11Protocol):
             self._write_timer = None
         super().resume_writing()
 
+    def _unsent(self) -> int:
+        """Bytes that wait for the client. Under TLS the socket has a transport of its own: what is
+        encrypted waits there, and the buffer above shrinks only when that one is nearly empty.
+        """
+        size = self.transport.get_write_buffer_size()
+        below = getattr(getattr(self.transport, "_ssl_protocol", None), "_transport", None)
+        return size if below is None else size + below.get_write_buffer_size()
+
     def _watch_buffer(self, size: int) -> None:
         self._write_timer = self.loop.call_later(self.write_timeout, self._on_stall, size)
 
     def _on_stall(self, size_before: int) -> None:
-        size = self.transport.get_write_buffer_size()
+        size = self._unsent()
         if size < size_before:
             self._watch_buffer(size)
         else:

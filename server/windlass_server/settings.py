@@ -61,7 +61,7 @@ class ServerSettings:
     log_stats: bool = True
     access_log: bool = False
     log_format: Literal["text", "json"] = "text"
-    operations: OperationsSettings = OperationsSettings()
+    operations: OperationsSettings = field(default_factory=OperationsSettings)
     other_models: tuple[ModelSettings, ...] = ()
     swap: SwapSettings = SwapSettings()
 

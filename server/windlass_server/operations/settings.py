@@ -1,0 +1,29 @@
+"""The settings of operations, and their flags."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from windlass_server.operations.tls import TlsSettings, add_tls_arguments, tls_from_arguments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationsSettings:
+    """How operators reach and watch the server. Without `tls` it speaks plain HTTP."""
+
+    tls: TlsSettings | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `OperationsSettings`."""
+    add_tls_arguments(parser)
+
+
+def from_arguments(args: argparse.Namespace) -> OperationsSettings:
+    """Return the settings of parsed flags.
+
+    Raises:
+        ConfigError: a value is wrong, or a file cannot be read.
+    """
+    return OperationsSettings(tls=tls_from_arguments(args))
