@@ -10,8 +10,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from windlass_server.access.authentication import Authentication
 from windlass_server.errors import to_api_error
-from windlass_server.middleware import Authentication, BodyLimit, Boundary
+from windlass_server.middleware import BodyLimit, Boundary
 from windlass_server.openapi import describe
 from windlass_server.routes import (
     chat_completions,
@@ -50,10 +51,7 @@ def create_app(state: ServerState) -> FastAPI:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
-    if settings.api_keys:
-        app.add_middleware(
-            Authentication, keys=settings.api_keys, public_paths=settings.public_paths
-        )
+    app.add_middleware(Authentication, control=state.access, public_paths=settings.public_paths)
     app.add_middleware(Boundary, state=state)
     if settings.allowed_origins:
         app.add_middleware(

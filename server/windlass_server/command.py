@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from windlass import demo_model
 from windlass.arguments import add_engine_arguments, engine_config
 from windlass.errors import ConfigError
+from windlass_server.access import settings as access
 from windlass_server.operations import settings as operations
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ HELP = "serve a model over HTTP with OpenAI's API"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `windlass serve`, and those of the engine."""
     _add_listen_arguments(parser)
+    access.add_arguments(parser)
     _add_access_arguments(parser)
     _add_api_arguments(parser)
     _add_chat_limits(parser)
@@ -58,13 +60,6 @@ def _add_listen_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_access_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("access")
-    group.add_argument(
-        "--api-key",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="require this key (or one of several) on every route but the probes",
-    )
     group.add_argument(
         "--public-metrics", action="store_true", help="/metrics and /version need no key"
     )
@@ -188,7 +183,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         port=args.port,
         uds=args.uds,
         root_path=args.root_path,
-        api_keys=tuple(args.api_key),
+        access=access.from_arguments(args),
         public_metrics=args.public_metrics,
         ui=args.ui,
         allowed_origins=_origins(args.allowed_origins),

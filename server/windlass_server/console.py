@@ -18,7 +18,7 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     name, base = settings.model_name, f"{address}{settings.root_path.rstrip('/')}/v1"
     route, fields, call = _example(info)
     body = f'{{"model": "{name}", {fields}}}'
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_keys else ""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.access.has_keys else ""
     socket = f"--unix-socket {settings.uds} " if settings.uds else ""
     weights = f", {info.quantization} weights" if info.quantization else ""
     page = settings.ui and not settings.uds
@@ -31,7 +31,7 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
         f"  curl {socket}{base}/{route} -H 'Content-Type: application/json'{key} -d '{body}'",
     ]
     if call and not settings.uds:
-        python_key = "YOUR_KEY" if settings.api_keys else "none"
+        python_key = "YOUR_KEY" if settings.access.has_keys else "none"
         lines += [
             "or in Python (pip install openai):",
             "  from openai import OpenAI",

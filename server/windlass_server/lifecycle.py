@@ -156,6 +156,18 @@ class Lifecycle:
         self.state.draining = True
         self._stop.set()
 
+    @property
+    def reads_files_again(self) -> bool:
+        """Whether there are certificates or a key file, which may be replaced."""
+        return self.tls is not None or self._settings.access.api_key_file is not None
+
+    def read_files_again(self) -> None:
+        """Take new certificates and keys; what is wrong is logged and the old ones stay."""
+        if self.tls is not None:
+            self.tls.reload()
+        if self._settings.access.api_key_file is not None:
+            self.state.access.reload()
+
     async def run(self, sock: socket.socket) -> None:
         """Serve on `sock` until a signal.
 
@@ -267,7 +279,8 @@ def serve(settings: ServerSettings, *start_engines: StartEngine) -> int:
             loop.add_signal_handler(number, lifecycle.signal)
         if lifecycle.tls is not None:
             lifecycle.tls.warn_of_dates()
-            loop.add_signal_handler(signal.SIGHUP, lifecycle.tls.reload)
+        if lifecycle.reads_files_again:
+            loop.add_signal_handler(signal.SIGHUP, lifecycle.read_files_again)
         await lifecycle.run(sock)
 
     asyncio.run(main())

@@ -54,7 +54,7 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
     )
     settings = server_settings(args)
     assert (settings.host, settings.port) == ("0.0.0.0", 0)
-    assert settings.api_keys == ("a", "b")
+    assert settings.access.api_keys == ("a", "b")
     assert settings.chat_template == "{{ messages }}"
     assert settings.strict_params
     assert settings.public_metrics

@@ -19,6 +19,7 @@ import pytest
 
 from windlass.errors import ConfigError, ModelError, WindlassError
 from windlass_server import lifecycle as module
+from windlass_server.access.settings import AccessSettings
 from windlass_server.console import ready_text
 from windlass_server.lifecycle import Lifecycle, address_of, listen
 from windlass_server.logs import JsonFormatter, log_stats
@@ -246,7 +247,8 @@ async def test_a_unix_socket_serves_its_owner_only_and_is_removed(
 
 
 async def test_behind_a_root_path_the_same_paths_are_public(start_engine: Any) -> None:
-    async with Running(start_engine, root_path="/llm", api_keys=("key",)) as server:
+    access = AccessSettings(api_keys=("key",))
+    async with Running(start_engine, root_path="/llm", access=access) as server:
         assert (await server.client.get("/health")).status_code == 200
         assert (await server.client.get("/")).status_code == 200
         assert (await server.client.get("/ui/app.js")).status_code == 200
@@ -262,7 +264,9 @@ async def test_the_ready_text_names_address_curl_and_python(engine: FakeEngine) 
     rounded = msgspec.structs.replace(engine.info, quantization="int8")
     assert "int8 weights" in ready_text(settings(), rounded, "http://x")
     assert "weights" not in text
-    with_key = ready_text(settings(api_keys=("secret",)), engine.info, "http://x")
+    with_key = ready_text(
+        settings(access=AccessSettings(api_keys=("secret",))), engine.info, "http://x"
+    )
     assert "Authorization: Bearer" in with_key
     assert "secret" not in with_key
 
