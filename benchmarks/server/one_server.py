@@ -17,6 +17,7 @@ from windlass import demo_model
 from windlass.async_engine import AsyncEngine
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass_server.lifecycle import serve
+from windlass_server.models.settings import ModelSettings
 from windlass_server.settings import ServerSettings
 
 MODEL = "metronome"
@@ -43,7 +44,7 @@ def windlass(period: str) -> None:
         del progress
         return await AsyncEngine.start(config, runner_factory=f"metronome:{period}")
 
-    serve(ServerSettings(served_model_names=(MODEL,), port=0, log_stats=False), start)
+    serve(ServerSettings(models=(ModelSettings(names=(MODEL,)),), port=0, log_stats=False), start)
 
 
 def bare(period: float, tokens: int) -> None:

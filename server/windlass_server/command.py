@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from windlass import demo_model
 from windlass.arguments import add_engine_arguments, engine_config
 from windlass.errors import ConfigError
 from windlass_server.access import settings as access
+from windlass_server.batches import settings as batches
+from windlass_server.models import arguments as models
 from windlass_server.operations import settings as operations
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from windlass.config import EngineConfig
     from windlass_server.engine import Engine
@@ -32,8 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     access.add_arguments(parser)
     _add_access_arguments(parser)
     _add_api_arguments(parser)
+    models.add_model_arguments(parser)
+    models.add_swap_arguments(parser)
     _add_chat_limits(parser)
     _add_log_arguments(parser)
+    batches.add_arguments(parser)
     operations.add_arguments(parser)
     add_engine_arguments(parser)
 
@@ -82,15 +85,6 @@ def _add_access_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_api_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("API")
     group.add_argument(
-        "--served-model-name",
-        nargs="+",
-        metavar="NAME",
-        help="names of the model in the API (default: MODEL)",
-    )
-    group.add_argument(
-        "--chat-template", metavar="FILE", help="chat template instead of the model's own"
-    )
-    group.add_argument(
         "--trust-request-chat-template",
         action="store_true",
         help="render chat templates that requests bring, in a process of their own",
@@ -101,12 +95,6 @@ def _add_api_arguments(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         metavar="SECONDS",
         help="how long a chat template may take",
-    )
-    group.add_argument(
-        "--tool-call-parser", metavar="NAME", help="format of tool calls, instead of detecting it"
-    )
-    group.add_argument(
-        "--reasoning-parser", metavar="NAME", help="format of reasoning, instead of detecting it"
     )
     group.add_argument(
         "--strict-params", action="store_true", help="refuse parameters that are unknown"
@@ -148,15 +136,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         WindlassError: a setting is wrong, the address is taken, or the model cannot be loaded.
     """
-    config = engine_config(args)
-    settings = server_settings(args)
+    entries = models.each_model(args)
+    configs = [engine_config(entry) for entry in entries]
+    settings = server_settings(args, entries)
     from windlass_server.lifecycle import serve
 
-    if args.model is None:
+    if args.model is None and args.models is None:
         from windlass_server.console import DEMO_NOTICE
 
         print(DEMO_NOTICE, flush=True)
-    return serve(settings, _starter(config))
+    return serve(settings, *map(_starter, configs))
 
 
 def _starter(config: EngineConfig) -> Callable[[Callable[[str, float], None]], Awaitable[Engine]]:
@@ -168,17 +157,19 @@ def _starter(config: EngineConfig) -> Callable[[Callable[[str, float], None]], A
     return start
 
 
-def server_settings(args: argparse.Namespace) -> ServerSettings:
-    """Make the server's settings from parsed flags.
+def server_settings(
+    args: argparse.Namespace, entries: Sequence[argparse.Namespace]
+) -> ServerSettings:
+    """Make the server's settings from parsed flags; `entries` has those of each model.
 
     Raises:
         ConfigError: a value is wrong, or a file cannot be read.
     """
     from windlass_server.settings import ServerSettings
 
-    names = args.served_model_name or [args.model or demo_model.NAME]
     return ServerSettings(
-        served_model_names=tuple(names),
+        models=tuple(map(models.model_settings, entries)),
+        swap=models.swap_settings(args),
         host=args.host,
         port=args.port,
         uds=args.uds,
@@ -189,12 +180,8 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         allowed_origins=_origins(args.allowed_origins),
         max_body_bytes=args.max_body_bytes,
         strict_params=args.strict_params,
-        priority_scheduling=args.scheduling_policy == "priority",
-        chat_template=_read_template(args.chat_template),
         trust_request_chat_template=args.trust_request_chat_template,
         template_timeout=args.template_timeout,
-        tool_call_parser=args.tool_call_parser,
-        reasoning_parser=args.reasoning_parser,
         max_messages=args.max_messages,
         max_tools=args.max_tools,
         max_tool_bytes=args.max_tool_bytes,
@@ -207,6 +194,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         access_log=args.access_log,
         log_format=args.log_format,
         operations=operations.from_arguments(args),
+        batches=batches.from_arguments(args),
     )
 
 
@@ -221,13 +209,3 @@ def _origins(words: list[str]) -> tuple[str, ...]:
     if not all(isinstance(origin, str) for origin in origins):
         raise ConfigError("--allowed-origins must be strings")
     return tuple(origins)
-
-
-def _read_template(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"cannot read the chat template {path}: {reason}") from exc

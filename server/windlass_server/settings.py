@@ -9,6 +9,7 @@ from typing import Literal
 from windlass.errors import ConfigError
 from windlass_server import page
 from windlass_server.access.settings import AccessSettings
+from windlass_server.batches.settings import BatchSettings
 from windlass_server.models.settings import ModelSettings, SwapSettings
 from windlass_server.operations.settings import OperationsSettings
 
@@ -19,17 +20,15 @@ MIB = 1024 * 1024
 class ServerSettings:
     """How the server listens, whom it lets in and how long it waits.
 
-    `served_model_names` are the names that clients may ask for, the first is reported back.
+    The first of `models` is that of requests that name none; `swap` says when others are loaded.
     `access` are keys, their limits and deadlines. `ui` serves the page at `/`. Durations are in
     seconds, sizes in bytes. A request may have `max_messages` messages (or items) and `max_tools`
     tools, whose JSON has at most `max_tool_bytes`; rendering them takes at most `template_timeout`.
     Of the Responses API at most `max_stored_responses` are kept, `max_stored_response_bytes`
     together, each for `response_ttl`; `max_background_responses` run at a time.
-
-    Names, template and parsers are of the default model; `other_models` are loaded as `swap` says.
     """
 
-    served_model_names: tuple[str, ...]
+    models: tuple[ModelSettings, ...]
     host: str = "127.0.0.1"
     port: int = 8000
     uds: str | None = None
@@ -40,12 +39,8 @@ class ServerSettings:
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MIB
     strict_params: bool = False
-    priority_scheduling: bool = False
-    chat_template: str | None = None
     trust_request_chat_template: bool = False
     template_timeout: float = 5.0
-    tool_call_parser: str | None = None
-    reasoning_parser: str | None = None
     max_messages: int = 8192
     max_tools: int = 512
     max_tool_bytes: int = MIB
@@ -62,12 +57,12 @@ class ServerSettings:
     access_log: bool = False
     log_format: Literal["text", "json"] = "text"
     operations: OperationsSettings = field(default_factory=OperationsSettings)
-    other_models: tuple[ModelSettings, ...] = ()
-    swap: SwapSettings = SwapSettings()
+    batches: BatchSettings = field(default_factory=BatchSettings)
+    swap: SwapSettings = field(default_factory=SwapSettings)
 
     def __post_init__(self) -> None:
-        if not self.served_model_names:
-            raise ConfigError("served_model_names must hold at least one name")
+        if not self.models:
+            raise ConfigError("models must hold at least one model")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if self.max_body_bytes < 1:
@@ -87,27 +82,9 @@ class ServerSettings:
                 raise ConfigError(f"max_{name} must be at least 0")
 
     @property
-    def models(self) -> tuple[ModelSettings, ...]:
-        """All models, the default one first."""
-        default = ModelSettings(
-            names=self.served_model_names,
-            chat_template=self.chat_template,
-            tool_call_parser=self.tool_call_parser,
-            reasoning_parser=self.reasoning_parser,
-            priority_scheduling=self.priority_scheduling,
-            preload=True,
-        )
-        return (default, *self.other_models)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this host can reach the server."""
-        return self.uds is not None or is_loopback(self.host)
-
-    @property
     def model_name(self) -> str:
-        """The name that labels metrics and log lines."""
-        return self.served_model_names[0]
+        """The name of the default model."""
+        return self.models[0].name
 
     @property
     def public_paths(self) -> frozenset[str]:

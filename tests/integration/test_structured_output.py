@@ -20,6 +20,7 @@ from windlass.config import ModelConfig, SchedulerConfig
 from windlass.errors import RequestError
 from windlass.request import RequestOutput
 from windlass_server.app import create_app
+from windlass_server.models.settings import ModelSettings
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
@@ -55,7 +56,7 @@ async def engine() -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="module")
 async def client(engine: AsyncEngine) -> AsyncIterator[httpx.AsyncClient]:
-    state = ServerState(ServerSettings(served_model_names=("demo",)))
+    state = ServerState(ServerSettings(models=(ModelSettings(names=("demo",)),)))
     state.serve(engine)
     transport = httpx.ASGITransport(create_app(state))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as made:

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,17 +21,16 @@ from windlass.errors import EngineDeadError, QueueFullError, WindlassError
 from windlass.request import Logprob, Request, RequestOutput, SamplingParams, TokenLogprobs
 from windlass.request_stream import Inbox, RequestStream, merge_deltas
 from windlass.text import InputProcessor, OutputProcessor, ProcessedRequest, Prompt, Tokenizer
-from windlass_server.access.settings import AccessSettings
 from windlass_server.app import create_app
 from windlass_server.formats.chat_format import ModelFormat
 from windlass_server.formats.detect import REASONING
 from windlass_server.formats.json_calls import Hermes
 from windlass_server.lifecycle import http_server, listen
-from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from make_settings import make_settings
 
 MODEL = "fake-model"
 ANSWER = "Üben: the windlass hauls 3 ropes, 猫 and 🐈 watch. It stops by itself."
@@ -261,11 +259,7 @@ async def engine(tokenizer: Tokenizer) -> FakeEngine:
 @pytest.fixture
 def make_state(engine: FakeEngine) -> Callable[..., ServerState]:
     def make(*, loaded: bool = True, **settings: Any) -> ServerState:
-        settings.setdefault("served_model_names", (MODEL,))
-        named = {field.name for field in fields(AccessSettings)} & settings.keys()
-        if named:
-            settings["access"] = AccessSettings(**{name: settings.pop(name) for name in named})
-        state = ServerState(ServerSettings(**settings))
+        state = ServerState(make_settings(**settings))
         if loaded:
             state.serve(engine)
             state.models.default.chat_format = ModelFormat(Hermes(), REASONING["think"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from windlass.text import Tokenizer
 from windlass_server.app import create_app
+from windlass_server.models.settings import ModelSettings
 from windlass_server.protocol.chat import ChatCompletionRequest
 from windlass_server.protocol.completions import CompletionRequest
 from windlass_server.protocol.messages import MessagesRequest
@@ -106,7 +107,7 @@ async def _post(
     make_engine: Callable[[], FakeEngine], route: str, body: dict[str, Any]
 ) -> httpx.Response:
 
-    state = ServerState(ServerSettings(served_model_names=("fake-model",)))
+    state = ServerState(ServerSettings(models=(ModelSettings(names=("fake-model",)),)))
     state.serve(make_engine())
     transport = httpx.ASGITransport(create_app(state))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

@@ -236,6 +236,6 @@ async def test_tool_calls_of_earlier_turns_reach_the_template_as_objects(
 
 
 async def test_each_served_name_works_and_is_reported_back(make_client: MakeClient) -> None:
-    client = await make_client(served_model_names=("a", "org/b"))
+    client = await make_client(names=("a", "org/b"))
     for name in ("a", "org/b"):
         assert (await ask(client, model=name))["model"] == name

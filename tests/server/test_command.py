@@ -14,6 +14,8 @@ from windlass import demo_model
 from windlass.arguments import engine_config
 from windlass.errors import ConfigError
 from windlass_server.command import add_arguments, server_settings
+from windlass_server.models.arguments import each_model
+from windlass_server.models.settings import ModelSettings
 from windlass_server.settings import ServerSettings
 
 
@@ -23,16 +25,20 @@ def parse(*words: str) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def settings_of(args: argparse.Namespace) -> ServerSettings:
+    return server_settings(args, each_model(args))
+
+
 def test_without_a_model_the_demo_model_is_served_under_its_own_name() -> None:
     args = parse()
     assert engine_config(args).model.model == str(demo_model.path())
-    assert server_settings(args).served_model_names == (demo_model.NAME,)
+    assert settings_of(args).models[0].names == (demo_model.NAME,)
 
 
 def test_a_model_is_served_under_its_own_name_or_the_names_given() -> None:
-    assert server_settings(parse("org/model")).served_model_names == ("org/model",)
+    assert settings_of(parse("org/model")).models[0].names == ("org/model",)
     named = parse("org/model", "--served-model-name", "a", "b")
-    assert server_settings(named).served_model_names == ("a", "b")
+    assert settings_of(named).models[0].names == ("a", "b")
 
 
 def test_server_flags_become_settings(tmp_path: Path) -> None:
@@ -52,10 +58,10 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
             "https://b",
         ),
     )
-    settings = server_settings(args)
+    settings = settings_of(args)
     assert (settings.host, settings.port) == ("0.0.0.0", 0)
     assert settings.access.api_keys == ("a", "b")
-    assert settings.chat_template == "{{ messages }}"
+    assert settings.models[0].chat_template == "{{ messages }}"
     assert settings.strict_params
     assert settings.public_metrics
     assert settings.shutdown_timeout == 5
@@ -65,7 +71,7 @@ def test_server_flags_become_settings(tmp_path: Path) -> None:
     assert not settings.log_stats
     assert settings.log_format == "json"
     assert settings.root_path == "/llm"
-    assert settings.priority_scheduling
+    assert settings.models[0].priority_scheduling
     assert settings.allowed_origins == ("https://a", "https://b")
 
 
@@ -77,16 +83,19 @@ def test_flags_of_the_chat_surfaces_become_settings() -> None:
         *("--max-stored-responses", "4", "--max-stored-response-bytes", "5"),
         *("--max-background-responses", "6", "--response-ttl", "7"),
     )
-    settings = server_settings(args)
+    settings = settings_of(args)
     assert settings.trust_request_chat_template
     assert settings.template_timeout == 2.5
-    assert (settings.tool_call_parser, settings.reasoning_parser) == ("hermes", "think")
+    assert (settings.models[0].tool_call_parser, settings.models[0].reasoning_parser) == (
+        "hermes",
+        "think",
+    )
     assert (settings.max_messages, settings.max_tools, settings.max_tool_bytes) == (1, 2, 3)
     assert settings.max_stored_responses == 4
     assert settings.max_stored_response_bytes == 5
     assert settings.max_background_responses == 6
     assert settings.response_ttl == 7
-    plain, defaults = server_settings(parse()), ServerSettings(served_model_names=("x",))
+    plain, defaults = settings_of(parse()), ServerSettings(models=(ModelSettings(names=("x",)),))
     for name in ("max_messages", "max_tools", "max_tool_bytes", "template_timeout"):
         assert getattr(plain, name) == getattr(defaults, name)
     for name in ("max_stored_responses", "max_stored_response_bytes", "response_ttl"):
@@ -96,7 +105,7 @@ def test_flags_of_the_chat_surfaces_become_settings() -> None:
 
 def test_origins_may_come_as_json() -> None:
     args = parse("--allowed-origins", '["https://a", "*"]')
-    assert server_settings(args).allowed_origins == ("https://a", "*")
+    assert settings_of(args).allowed_origins == ("https://a", "*")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +125,7 @@ def test_origins_may_come_as_json() -> None:
 )
 def test_a_wrong_flag_says_what_is_wrong(words: tuple[str, ...], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        server_settings(parse(*words))
+        settings_of(parse(*words))
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import h11
 import httpx
 import pytest
+from make_settings import make_settings
 
 from windlass_server.http_protocol import bound_protocol
-from windlass_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from tests.server.conftest import Serve
@@ -73,5 +73,5 @@ async def test_an_old_client_gets_a_stream_without_frames(serve: Serve) -> None:
 
 def test_servers_share_no_waiting_chunks() -> None:
     """A loop that ends with chunks waiting must not hold up the streams of another server."""
-    one, other = (bound_protocol(ServerSettings(served_model_names=("x",))) for _ in range(2))
+    one, other = (bound_protocol(make_settings()) for _ in range(2))
     assert one.outbox is not other.outbox

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 import pytest
+from make_settings import make_settings
 
 from windlass.errors import ConfigError, ModelError, WindlassError
 from windlass_server import lifecycle as module
@@ -46,7 +47,7 @@ async def wait_for(condition: Callable[[], object]) -> None:
 
 
 def settings(**change: Any) -> ServerSettings:
-    return ServerSettings(**{"served_model_names": ("fake-model",), "port": 0, **change})
+    return make_settings(**{"port": 0, **change})
 
 
 class Running:
@@ -207,11 +208,12 @@ def test_sigterm_ends_the_process_with_exit_code_0() -> None:
     script = (
         "import asyncio, os, signal, sys\n"
         "from windlass_server.lifecycle import serve\n"
+        "from windlass_server.models.settings import ModelSettings\n"
         "from windlass_server.settings import ServerSettings\n"
         "async def start(progress):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    await asyncio.Event().wait()\n"
-        "sys.exit(serve(ServerSettings(served_model_names=('m',), port=0), start))\n"
+        "sys.exit(serve(ServerSettings(models=(ModelSettings(names=('m',)),), port=0), start))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=False)

@@ -41,7 +41,7 @@ def of(found: dict[Any, float], name: str, **labels: str) -> float:
 
 
 async def test_models_are_listed_and_described(make_client: MakeClient) -> None:
-    client = await make_client(served_model_names=("org/model", "alias"))
+    client = await make_client(names=("org/model", "alias"))
     listed = (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["org/model", "alias"]

@@ -21,7 +21,7 @@ class ModelSettings:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     priority_scheduling: bool = False
-    preload: bool = False
+    preload: bool = True
 
     def __post_init__(self) -> None:
         if not self.names:

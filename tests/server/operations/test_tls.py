@@ -20,6 +20,7 @@ import openai
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from make_settings import make_settings
 from serve_process import MODEL, ServeProcess, wait_for
 from starlette.types import Receive, Scope, Send
 
@@ -28,7 +29,6 @@ from windlass_server.http_protocol import CHUNKS
 from windlass_server.lifecycle import HttpServer, http_server, listen
 from windlass_server.operations.settings import OperationsSettings
 from windlass_server.operations.tls import Tls, TlsSettings
-from windlass_server.settings import ServerSettings
 
 QUESTION: Any = [{"role": "user", "content": "Hello! Who are you?"}]
 
@@ -281,8 +281,7 @@ async def answering(
 ) -> AsyncIterator[tuple[asyncio.StreamReader, HttpServer]]:
     """A connection on which `app` answers, both of whose ends buffer little."""
     tls = TlsSettings(certfile=files.cert, keyfile=files.key)
-    settings = ServerSettings(
-        served_model_names=("x",),
+    settings = make_settings(
         port=0,
         write_timeout=write_timeout,
         operations=OperationsSettings(tls=tls),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from windlass.text import Tokenizer
 from windlass_server.app import create_app
+from windlass_server.models.settings import ModelSettings
 from windlass_server.protocol.embeddings import EmbeddingRequest
 from windlass_server.protocol.parameters import EMBEDDING_UNSUPPORTED, SCORE_UNSUPPORTED
 from windlass_server.protocol.scores import RerankRequest, ScoreRequest
@@ -79,7 +80,7 @@ async def _post(
         here.PoolingInfo(task=task, method="mean", dimensions=4 if task == "embed" else 1)
     )
     engine.embed, engine.score = pooling.embed, pooling.score
-    state = ServerState(ServerSettings(served_model_names=("fake-model",)))
+    state = ServerState(ServerSettings(models=(ModelSettings(names=("fake-model",)),)))
     state.serve(engine)
     transport = httpx.ASGITransport(create_app(state))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:

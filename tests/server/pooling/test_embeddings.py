@@ -14,6 +14,7 @@ from openai.types import CreateEmbeddingResponse
 
 from windlass.errors import QueueFullError
 from windlass_server.console import ready_text
+from windlass_server.models.settings import ModelSettings
 from windlass_server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ async def test_the_ready_text_shows_what_the_model_is_for(
 ) -> None:
     assert engine.info.pooling is not None
     info = replace(engine.info, pooling=replace(engine.info.pooling, task=task))
-    settings = ServerSettings(served_model_names=(MODEL,))
+    settings = ServerSettings(models=(ModelSettings(names=(MODEL,)),))
     text = ready_text(settings, info, "http://127.0.0.1:8000")
     assert all(word in text for word in words)
     assert "chat" not in text
