@@ -13,8 +13,9 @@ from uuid import uuid4
 from msgspec import structs
 
 from windlass.config import EngineConfig, ModelConfig, ModelInfo, check_config
-from windlass.engine.client import EngineClient, ProgressCallback, State
+from windlass.engine.client import EngineClient, ProgressCallback
 from windlass.engine.ipc import Outputs, RequestRejected, check_requests
+from windlass.engine.link import EngineLink, EngineListener, State
 from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.process import DEFAULT_RUNNER_FACTORY
 from windlass.engine.request_limits import check_request
@@ -45,6 +46,9 @@ from windlass.text.pooling_processor import PoolingJob, PoolingProcessor
 
 logger = logging.getLogger(__name__)
 
+Connect = Callable[[EngineListener], EngineLink]
+"""Makes the link to an engine for who uses it."""
+
 _LONG_TEXT = 4096
 """Characters from which on tokenising leaves the event loop."""
 
@@ -56,18 +60,14 @@ class AsyncEngine:
     fields of SamplingParams.
     """
 
-    def __init__(
-        self, config: EngineConfig, progress: ProgressCallback | None, runner_factory: str
-    ) -> None:
-        """Prepare; `start` is the way to make one."""
-        self.config = check_config(config)
+    def __init__(self, config: EngineConfig, connect: Connect, id_prefix: str) -> None:
+        """Prepare; `start` and `over` are the ways to make one."""
+        self.config = config
         self.info: ModelInfo
         self.tokenizer: Tokenizer
         self.default_sampling: dict[str, Any] = {}
-        self._client = EngineClient(
-            self.config, self, runner_factory=runner_factory, progress=progress
-        )
-        self._table = InFlightTable()
+        self._client = connect(self)
+        self._table = InFlightTable(id_prefix)
         self._inputs: InputProcessor
         self._outputs: OutputProcessor
         self._pooling: PoolingProcessor | None = None
@@ -93,7 +93,22 @@ class AsyncEngine:
         Raises:
             WindlassError: the model, the backend or a setting is wrong; the text says which.
         """
-        engine = cls(config, progress, runner_factory)
+        config = check_config(config)
+        connect = partial(EngineClient, config, runner_factory=runner_factory, progress=progress)
+        return await cls.over(config, connect)
+
+    @classmethod
+    async def over(
+        cls, config: EngineConfig, connect: Connect, *, id_prefix: str = ""
+    ) -> AsyncEngine:
+        """Serve with the engine to which `connect` makes the link, as soon as it is there.
+
+        Where an engine has several front ends, each has an `id_prefix` of its own.
+
+        Raises:
+            WindlassError: there is no engine, or the model's text files are wrong.
+        """
+        engine = cls(config, connect, id_prefix)
         try:
             engine.info, text = await asyncio.gather(
                 engine._client.start(), asyncio.to_thread(_load_text, engine.config.model)

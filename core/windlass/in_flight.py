@@ -27,10 +27,12 @@ class InFlightTable:
     """Every request in flight.
 
     In the engine a request is a fresh number: an id that a client uses again can never meet late
-    news of its former request, nor two ids clash.
+    news of its former request, nor two ids clash. `prefix` stands before the numbers of one of
+    several front ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self.by_client_id: dict[str, InFlight] = {}
         self.by_engine_id: dict[str, InFlight] = {}
         self.by_sequence: dict[str, InFlight] = {}
@@ -41,7 +43,7 @@ class InFlightTable:
 
     def new_engine_id(self) -> str:
         """Return an id that was never used."""
-        return str(next(self._numbers))
+        return f"{self._prefix}{next(self._numbers)}"
 
     def add(self, engine_id: str, requests: list[Request], inbox: AnyInbox) -> None:
         """Add a client's request, whose sequences `requests` are about to be sent."""
@@ -55,9 +57,14 @@ class InFlightTable:
         self.idle.clear()
 
     def client_id(self, sequence_id: str) -> str:
-        """Return the client's id of a sequence's request, "" when it was forgotten since."""
+        """Return the client's id of a sequence's request, "" when it was forgotten since.
+
+        A sequence of another front end keeps its id.
+        """
         in_flight = self.by_sequence.get(sequence_id)
-        return "" if in_flight is None else in_flight.inbox.request_id
+        if in_flight is not None:
+            return in_flight.inbox.request_id
+        return "" if sequence_id.startswith(self._prefix) else sequence_id
 
     def answered(self, in_flight: InFlight) -> None:
         """Note that a request no longer waits for its first news."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -308,6 +309,10 @@ class ClientChannel:
                 return
             self._deliver(frame)
         self._drain_soon()
+
+    def drain_all(self) -> None:
+        """Deliver everything that has arrived."""
+        self.drain(limit=sys.maxsize)
 
     def _drain_soon(self) -> None:
         if not self._drain_is_due:

@@ -68,7 +68,7 @@ class EngineProcess:
 
     def drain(self) -> None:
         """Deliver every message that has arrived."""
-        self._channel.drain(limit=sys.maxsize)
+        self._channel.drain_all()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._process.wait()

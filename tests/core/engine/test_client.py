@@ -18,8 +18,10 @@ import pytest
 from engine_runners import EXIT, HANG, answer
 
 from windlass.config import EngineConfig, ModelConfig
-from windlass.engine.client import EngineClient, RestartPolicy, State
+from windlass.engine.client import EngineClient
 from windlass.engine.ipc import Outputs, RequestRejected
+from windlass.engine.link import State
+from windlass.engine.restart import RestartPolicy
 from windlass.errors import EngineDeadError, EngineError, ModelError
 from windlass.request import Request, SamplingParams
 
