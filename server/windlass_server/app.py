@@ -11,13 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from windlass_server.access.authentication import Authentication
+from windlass_server.batches.upload import FORM_BYTES
 from windlass_server.errors import to_api_error
 from windlass_server.middleware import BodyLimit, Boundary
 from windlass_server.openapi import describe
 from windlass_server.routes import (
+    batches,
     chat_completions,
     completions,
     embeddings,
+    files,
     messages,
     models,
     operations,
@@ -45,12 +48,17 @@ def create_app(state: ServerState) -> FastAPI:
     settings = state.settings
     generating = (chat_completions, completions, responses, messages)
     pooling = (embeddings, scores)
-    for module in (*generating, *pooling, tokenization, models, operations, view):
+    for module in (*generating, *pooling, files, batches, tokenization, models, operations, view):
         app.include_router(module.router)
     if settings.ui:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout=settings.body_timeout)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        timeout=settings.body_timeout,
+        by_path={"/v1/files": settings.batches.max_file_bytes + FORM_BYTES},
+    )
     app.add_middleware(Authentication, control=state.access, public_paths=settings.public_paths)
     app.add_middleware(Boundary, state=state)
     if settings.allowed_origins:

@@ -145,7 +145,8 @@ class Lifecycle:
         self.state = ServerState(settings)
         models = self.state.models
         models.starters = dict(zip(models.models, start_engines, strict=True))
-        self._server = http_server(create_app(self.state), settings)
+        self._app = create_app(self.state)
+        self._server = http_server(self._app, settings)
         self.tls = self._server.tls
 
     def signal(self) -> None:
@@ -179,6 +180,8 @@ class Lifecycle:
             tasks.append(asyncio.create_task(self.state.models.unload_idle()))
         if self._settings.log_stats:
             tasks.append(asyncio.create_task(log_stats(self.state)))
+        if self.state.batches is not None:
+            tasks.append(asyncio.create_task(self.state.batches.work(self._app, self.state)))
         serving = asyncio.create_task(self._server.serve(sockets=[sock]))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -191,6 +194,8 @@ class Lifecycle:
             await asyncio.gather(*tasks, stop, return_exceptions=True)
             await self.state.models.close()
             await serving
+            if self.state.batches is not None:
+                self.state.batches.close()
             if self._settings.uds:
                 Path(self._settings.uds).unlink(missing_ok=True)
         if self._failure is not None:

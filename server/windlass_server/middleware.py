@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Mapping
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -95,21 +96,29 @@ def _check_head(scope: Scope) -> None:
 
 
 class BodyLimit:
-    """Bounds the bytes of a body, before and while it is read, and the wait for its next part."""
+    """Bounds the bytes of a body, before and while it is read, and the wait for its next part.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+    `by_path` has the limits of single routes, in place of `max_bytes`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, timeout: float, by_path: Mapping[str, int]
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._timeout = timeout
+        self._by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request with a `receive` that raises 413 or 408."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = self._by_path.get(path, self._max_bytes)
         length = Headers(scope=scope).get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_bytes:
-            raise body_too_large(self._max_bytes)
+        if length.isdecimal() and int(length) > limit:
+            raise body_too_large(limit)
         read, complete = 0, False
 
         async def bounded_receive() -> Message:
@@ -119,8 +128,8 @@ class BodyLimit:
             message = await self._next_part(receive)
             read += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if read > self._max_bytes:
-                raise body_too_large(self._max_bytes)
+            if read > limit:
+                raise body_too_large(limit)
             return message
 
         await self._app(scope, bounded_receive, send)

@@ -16,9 +16,17 @@ from pydantic.json_schema import models_json_schema
 
 from windlass import __version__
 from windlass_server.errors import ErrorResponse
+from windlass_server.protocol.batches import (
+    MAX_TTL,
+    MIN_TTL,
+    Batch,
+    BatchList,
+    BatchRequest,
+)
 from windlass_server.protocol.chat import ChatCompletion, ChatCompletionRequest
 from windlass_server.protocol.completions import Completion, CompletionRequest
 from windlass_server.protocol.embeddings import EmbeddingList, EmbeddingRequest
+from windlass_server.protocol.files import FileDeleted, FileList, FileObject
 from windlass_server.protocol.messages import CountTokensRequest, MessagesRequest
 from windlass_server.protocol.models import ModelList
 from windlass_server.protocol.responses import InputTokensRequest, ResponsesRequest
@@ -43,10 +51,24 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v2/rerank": RerankRequest,
     "/score": ScoreRequest,
     "/v1/score": ScoreRequest,
+    "/v1/batches": BatchRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
-"""Route -> what its POST takes."""
+"""Route -> what its POST takes, as JSON."""
+FORMS: Mapping[str, dict[str, Any]] = {
+    "/v1/files": {
+        "type": "object",
+        "required": ["file", "purpose"],
+        "properties": {
+            "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "purpose": {"type": "string", "const": "batch"},
+            "expires_after[anchor]": {"type": "string", "const": "created_at"},
+            "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL, "maximum": MAX_TTL},
+        },
+    }
+}
+"""Route -> the fields of the form that its POST takes."""
 ANSWERS: Mapping[tuple[str, str], type[msgspec.Struct]] = {
     ("/v1/chat/completions", "post"): ChatCompletion,
     ("/v1/completions", "post"): Completion,
@@ -57,6 +79,14 @@ ANSWERS: Mapping[tuple[str, str], type[msgspec.Struct]] = {
     ("/score", "post"): ScoreResponse,
     ("/v1/score", "post"): ScoreResponse,
     ("/v1/models", "get"): ModelList,
+    ("/v1/files", "post"): FileObject,
+    ("/v1/files", "get"): FileList,
+    ("/v1/files/{file_id}", "get"): FileObject,
+    ("/v1/files/{file_id}", "delete"): FileDeleted,
+    ("/v1/batches", "post"): Batch,
+    ("/v1/batches", "get"): BatchList,
+    ("/v1/batches/{batch_id}", "get"): Batch,
+    ("/v1/batches/{batch_id}/cancel", "post"): Batch,
 }
 """Route and method -> its answer, where clients rely on its every key."""
 _COMPONENTS = "#/components/schemas/{}"
@@ -84,6 +114,9 @@ def _describe_operation(operation: dict[str, Any], path: str, method: str) -> No
     if method == "post" and path in BODIES:
         schema = _reference(BODIES[path])
         operation["requestBody"] = {"required": True, "content": {"application/json": schema}}
+    if method == "post" and path in FORMS:
+        content = {"multipart/form-data": {"schema": FORMS[path]}}
+        operation["requestBody"] = {"required": True, "content": content}
     done: dict[str, Any] = {"description": "Done"}
     if (path, method) in ANSWERS:
         done["content"] = {"application/json": _reference(ANSWERS[path, method])}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from windlass.errors import EngineDeadError
 from windlass.text import TokensPrompt
 from windlass_server.access.control import AccessControl
+from windlass_server.batches.service import Batches
 from windlass_server.chat.call import ChatCall
 from windlass_server.engine import Engine
 from windlass_server.errors import shutting_down, unavailable
@@ -41,6 +42,8 @@ class ServerState:
             settings.response_ttl,
         )
         self.background = BackgroundResponses(self.responses, settings.max_background_responses)
+        batch_dir = settings.batches.directory
+        self.batches = None if batch_dir is None else Batches(batch_dir, settings.batches)
         self.created = int(time.time())
         self.draining = False
         self.stopping = asyncio.Event()

@@ -10,9 +10,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from windlass_server.access.caller import runs_as
+from windlass_server.batches.service import Batches
 from windlass_server.body import parse_body
 from windlass_server.engine import Engine
-from windlass_server.errors import unsupported, wrong_kind
+from windlass_server.errors import ApiError, unsupported, wrong_kind
 from windlass_server.generation import until_disconnect
 from windlass_server.protocol.fields import Body as AnyBody
 from windlass_server.protocol.fields import ModelBody
@@ -24,11 +26,26 @@ logger = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=ModelBody)
 
 WARNING_HEADER = "x-windlass-warning"
+LOW_PRIORITY = 1_000_000
+"""The least `priority` of a batch's line, where requests have priorities: the smaller go first."""
 
 
 def server_state(request: Request) -> ServerState:
     """Return the state of the server that got this request."""
     return cast(ServerState, request.app.state.server)
+
+
+def batches_of(request: Request) -> Batches:
+    """Return the files and batches of the server.
+
+    Raises:
+        ApiError: 404, it keeps none.
+    """
+    batches = server_state(request).batches
+    if batches is None:
+        text = "This server keeps no files and batches: start it with --batch-dir DIR."
+        raise ApiError(404, text, code="unsupported_endpoint")
+    return batches
 
 
 async def accept(
@@ -53,10 +70,21 @@ async def accept(
     headers = warnings(body, refused, state)
     if getattr(body, "priority", None) and not served.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
+    if runs_as(request.scope) is not None:
+        body = _line_of_batch(body, has_priorities=served.settings.priority_scheduling)
     engine = await engine_for(request, body.model)
     if (engine.info.pooling is not None) is not pools:
         raise wrong_kind(pools=not pools)
     return body, engine, headers
+
+
+def _line_of_batch(body: Body, *, has_priorities: bool) -> Body:
+    """Return the body of a batch's line: its answer comes whole, and others go before it."""
+    if getattr(body, "stream", None):
+        raise unsupported("stream", "A batch does not stream: leave 'stream' out.")
+    if not has_priorities or not hasattr(body, "priority"):
+        return body
+    return body.model_copy(update={"priority": max(body.priority or 0, LOW_PRIORITY)})
 
 
 async def engine_for(request: Request, name: str | None) -> Engine:

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from windlass.request import SamplingParams
-from windlass_server.access.caller import caller
+from windlass_server.access.caller import caller, runs_as
 from windlass_server.chat.turn import ChatTurn
 from windlass_server.errors import ApiError, invalid_request, unsupported
+from windlass_server.protocol.paging import is_ascending, limit_of
 from windlass_server.protocol.parameters import RESPONSES_UNSUPPORTED
 from windlass_server.protocol.response_objects import (
     DeletedResponse,
@@ -49,7 +50,7 @@ async def create_response(request: Request) -> HttpResponse:
     """Answer, and keep the answer for later requests."""
     body, engine, headers = await accept(request, ResponsesRequest, RESPONSES_UNSUPPORTED)
     state, owner = server_state(request), caller(request).owner
-    stored = _stored(body, state)
+    stored = _stored(request, body, state)
     inputs, history = _conversation(body, state, owner)
     call = response_call(body, [*history, *inputs], engine, state.settings)
     if body.truncation == "auto":
@@ -74,12 +75,14 @@ async def create_response(request: Request) -> HttpResponse:
     return await whole_answer(request, _whole(events, shape), headers)
 
 
-def _stored(body: ResponsesRequest, state: ServerState) -> bool:
+def _stored(request: Request, body: ResponsesRequest, state: ServerState) -> bool:
     """Whether the response is kept: what is not said is yes, as long as the server keeps any."""
-    keeps = state.settings.max_stored_responses > 0
+    in_batch = runs_as(request.scope) is not None
+    keeps = state.settings.max_stored_responses > 0 and not in_batch
     if (body.store or body.background) and not keeps:
         field = "store" if body.store else "background"
-        raise unsupported(field, f"'{field}': this server keeps no responses.")
+        who = "a batch" if in_batch else "this server"
+        raise unsupported(field, f"'{field}': {who} keeps no responses.")
     if body.background and body.store is False:
         text = "'background' needs 'store'."
         raise invalid_request(text, "background", "invalid_value")
@@ -207,25 +210,20 @@ async def list_input_items(request: Request, response_id: str) -> HttpResponse:
     running = state.background.get(owner, response_id)
     record = running or _record(state, owner, response_id)
     query = request.query_params
-    limit = query.get("limit", str(_PAGE))
-    if not (limit.isdecimal() and len(limit) <= 4 and 1 <= int(limit) <= _MAX_PAGE):
-        text = f"'limit' must be from 1 to {_MAX_PAGE}."
-        raise invalid_request(text, "limit", "invalid_value")
-    order = query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise invalid_request("'order' must be asc or desc.", "order", "invalid_value")
-    return json_response(_page(record.input_items, int(limit), order, query.get("after")))
+    ordered = list(record.input_items)
+    if not is_ascending(query):
+        ordered.reverse()
+    return json_response(_page(ordered, limit_of(query, _PAGE, _MAX_PAGE), query.get("after")))
 
 
-def _page(items: Sequence[dict[str, Any]], limit: int, order: str, after: str | None) -> ItemList:
-    ordered = list(items) if order == "asc" else list(reversed(items))
+def _page(ordered: Sequence[dict[str, Any]], limit: int, after: str | None) -> ItemList:
     start = 0
     if after is not None:
         ids = [item["id"] for item in ordered]
         if after not in ids:
             raise invalid_request("'after' names no item.", "after", "invalid_value")
         start = ids.index(after) + 1
-    page = ordered[start : start + limit]
+    page = list(ordered[start : start + limit])
     first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
     return ItemList(page, first, last, start + limit < len(ordered))
 

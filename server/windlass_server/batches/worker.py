@@ -1,0 +1,214 @@
+"""Runs the lines of batches in the time that online requests leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from asyncio import FIRST_COMPLETED
+from collections import defaultdict
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+from starlette.types import ASGIApp
+
+from windlass_server.access.caller import Caller
+from windlass_server.batches.call import LineAnswer, ResultLine, TokenCounts, call
+from windlass_server.batches.lines import ENVELOPE_BYTES, BatchLine, lines_of, read_line
+from windlass_server.batches.output import write_outputs
+from windlass_server.batches.records import BatchRecord, Status
+from windlass_server.batches.validation import BatchFault, validate
+from windlass_server.errors import ApiError
+from windlass_server.protocol.batches import BatchError
+
+if TYPE_CHECKING:
+    from windlass_server.batches.service import Batches
+    from windlass_server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""How often a line is run that the engine dies of."""
+_POLL = 0.05
+_HOUSEKEEPING = 30.0
+_DISK_RETRY = 5.0
+
+
+async def answer_of(app: ASGIApp, line: BatchLine, caller: Caller) -> LineAnswer:
+    """Call until there is an answer that stands: one that is refused now is asked again later."""
+    attempts = 0
+    while True:
+        answer = await call(app, line, caller)
+        attempts += answer.started
+        if answer.retry_after is None or attempts >= MAX_ATTEMPTS:
+            return answer
+        await asyncio.sleep(answer.retry_after)
+
+
+def is_quiet(state: ServerState, model_name: str | None) -> bool:
+    """Return whether online requests leave room for one more line for this model."""
+    try:
+        state.require_serving()
+    except ApiError:
+        return False
+    try:
+        model = state.models.find(model_name)
+    except ApiError:
+        return True  # it is not served any more: the line is answered with that
+    if model.asleep:
+        return False
+    if model.engine is None:
+        return not any(other.in_use for other in state.models.loaded)
+    return model.engine.is_ready and not model.engine.stats().num_waiting
+
+
+def caller_of(state: ServerState, owner: str) -> Caller:
+    """Return the holder of a key; when the key is gone, somebody who owns the same things."""
+    known = (caller for caller in state.access.keys.callers if caller.owner == owner)
+    return next(known, Caller("", owner))
+
+
+class BatchWorker:
+    """Drives every batch from its validation to its output files."""
+
+    def __init__(self, batches: Batches, app: ASGIApp, state: ServerState) -> None:
+        self._batches = batches
+        self._app = app
+        self._state = state
+        self._max_line_bytes = state.settings.max_body_bytes + ENVELOPE_BYTES
+        self._slots = asyncio.Semaphore(batches.settings.concurrency)
+        self._turns: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._drivers: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Work until cancelled; what runs then is run again by the next server."""
+        try:
+            await self._batches.files.delete_orphans()
+            while True:
+                try:
+                    await self._look_around()
+                except (sqlite3.Error, OSError):
+                    logger.exception("The folder of the batches cannot be used now")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HOUSEKEEPING):
+                        await self._batches.wait_for_news()
+        finally:
+            drivers = list(self._drivers.values())
+            for driver in drivers:
+                driver.cancel()
+            await asyncio.gather(*drivers, return_exceptions=True)
+
+    async def _look_around(self) -> None:
+        """Take up what is new and delete what is old."""
+        for record in await self._batches.store.unfinished():
+            if record.id not in self._drivers:
+                self._drivers[record.id] = asyncio.create_task(self._drive(record))
+        await self._batches.files.delete_expired()
+        await self._batches.store.forget_old()
+
+    async def _drive(self, record: BatchRecord) -> None:
+        """Bring one batch to its end."""
+        store = self._batches.store
+        try:
+            if record.status == "validating":
+                record = await self._validate(record)
+            if record.status == "in_progress":
+                await self._run_lines(record)
+                record = await store.finalize(record.id)
+            await self._finish(record)
+        except BatchFault as fault:
+            await store.fail(record.id, fault.errors)
+        except Exception:
+            logger.exception("The batch %s failed", record.id)
+            message = "The server failed on this batch; its log says why."
+            await store.fail(record.id, [BatchError("internal_error", message)])
+        finally:
+            self._batches.ended(record.id)
+            del self._drivers[record.id]
+
+    async def _validate(self, record: BatchRecord) -> BatchRecord:
+        found = await asyncio.to_thread(
+            validate,
+            self._batches.files.path(record.input_file_id),
+            record.endpoint,
+            max_lines=self._batches.settings.max_lines,
+            max_line_bytes=self._max_line_bytes,
+            require_model=self._state.models.find,
+        )
+        return await self._batches.store.begin(record.id, found.total, found.model)
+
+    async def _run_lines(self, record: BatchRecord) -> None:
+        """Run the lines that have no result, until the batch is cancelled or expires."""
+        running = asyncio.create_task(self._run_all(record))
+        stop = asyncio.create_task(self._batches.wait_for_stop(record.id))
+        seconds = max(0.0, record.expires_at - self._batches.clock())
+        try:
+            await asyncio.wait((running, stop), timeout=seconds, return_when=FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            for task in (running, stop):
+                task.cancel()
+            await asyncio.gather(running, stop, return_exceptions=True)
+
+    async def _run_all(self, record: BatchRecord) -> None:
+        done = await self._batches.store.lines_done(record.id)
+        caller = caller_of(self._state, record.owner)
+        source = lines_of(self._batches.files.path(record.input_file_id), self._max_line_bytes)
+        async with asyncio.TaskGroup() as running, aclosing(source) as lines:
+            async for number, data in lines:
+                if number not in done:
+                    await self._take_slot(record)
+                    running.create_task(self._run_line(record, number, data, caller))
+
+    async def _take_slot(self, record: BatchRecord) -> None:
+        """Wait for a free place and for a quiet moment, batch by batch in turn."""
+        await self._slots.acquire()
+        try:
+            async with self._turns[record.model]:
+                while not is_quiet(self._state, record.model):
+                    await asyncio.sleep(_POLL)
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def _run_line(
+        self, record: BatchRecord, number: int, data: bytes, caller: Caller
+    ) -> None:
+        try:
+            line = read_line(data, self._max_line_bytes)
+            answer = await answer_of(self._app, line, caller)
+            await self._keep(record, number, answer.result(line), answer.tokens())
+        finally:
+            self._slots.release()
+
+    async def _keep(
+        self, record: BatchRecord, number: int, result: ResultLine, tokens: TokenCounts
+    ) -> None:
+        """Put a result on the disk; while that is full, wait."""
+        data = result.encode()
+        while True:
+            try:
+                await self._batches.store.add_result(record.id, number, result.ok, data, tokens)
+                return
+            except sqlite3.OperationalError:
+                logger.exception("A result cannot be stored now")
+                await asyncio.sleep(_DISK_RETRY)
+
+    async def _finish(self, record: BatchRecord) -> None:
+        """Write the output files of a batch of which nothing runs any more."""
+        status: Status = "completed"
+        if record.cancelling_at is not None:
+            status = "cancelled"
+        elif record.completed + record.failed < record.total:
+            status = "expired"
+        files = await asyncio.to_thread(
+            write_outputs,
+            self._batches.database,
+            self._batches.files,
+            record,
+            self._max_line_bytes,
+            expired=status == "expired",
+        )
+        ids = {f"{name}_file_id": file.id for name, file in files.items()}
+        await self._batches.store.finish(record.id, status, list(files.values()), **ids)
