@@ -82,6 +82,11 @@ class ServerSettings:
                 raise ConfigError(f"max_{name} must be at least 0")
 
     @property
+    def is_local(self) -> bool:
+        """Whether only this host can reach the server."""
+        return self.uds is not None or is_loopback(self.host)
+
+    @property
     def model_name(self) -> str:
         """The name of the default model."""
         return self.models[0].name
