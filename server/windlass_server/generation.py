@@ -29,6 +29,7 @@ from windlass.text import Prompt
 from windlass_server.engine import Engine, RequestStream
 from windlass_server.errors import engine_away, shutting_down
 from windlass_server.metrics import RequestTimer, ServerMetrics
+from windlass_server.operations.record import current_record
 from windlass_server.protocol.usage import Usage
 
 if TYPE_CHECKING:
@@ -104,7 +105,11 @@ class Generation:
     def _add(self, stream: RequestStream[RequestOutput], *, count_max: bool) -> None:
         self._streams.append(stream)
         self._open += self.sampling.n
-        self._timers.append(RequestTimer(self._metrics, self.sampling, count_max=count_max))
+        timer = RequestTimer(self._metrics, self.sampling, count_max=count_max)
+        self._timers.append(timer)
+        record = current_record()
+        record.sampling = self.sampling
+        record.timers.append(timer)
 
     async def outputs(self) -> AsyncGenerator[Output, None]:
         """Yield the news of all prompts until every choice has finished.

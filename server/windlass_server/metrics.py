@@ -19,7 +19,6 @@ from windlass_server.token_metrics import TokenMetrics
 
 LABELS = ("model_name", "engine")
 FINISH_REASONS = ("stop", "length", "abort", "error")
-METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 _FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -152,10 +151,9 @@ class ServerMetrics:
             self.queue_time.observe(output.metrics.queue_time)
 
     def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
-        """Count one HTTP exchange; `handler` is a route template."""
-        known = method if method in METHODS else "OTHER"
-        self.http_requests.labels(handler, known, str(status)).inc()
-        self.http_duration.labels(handler, known).observe(seconds)
+        """Count one HTTP exchange; `handler` is a route template, `method` a known one."""
+        self.http_requests.labels(handler, method, str(status)).inc()
+        self.http_duration.labels(handler, method).observe(seconds)
 
 
 class EngineCollector(Collector):
@@ -204,7 +202,10 @@ class EngineCollector(Collector):
 
 
 class RequestTimer:
-    """Observes one engine request, from its arrival on the monotonic clock to its end."""
+    """Observes one engine request, from its arrival on the monotonic clock to its end.
+
+    `prompt_tokens` is None until the first output; `tokens` is what came out so far.
+    """
 
     def __init__(
         self, metrics: ServerMetrics, sampling: SamplingParams, *, count_max: bool
@@ -213,7 +214,8 @@ class RequestTimer:
         self._arrival = time.monotonic()
         self._first: float | None = None
         self._last = 0.0
-        self._tokens = 0
+        self.prompt_tokens: int | None = None
+        self.tokens = 0
         self._open = sampling.n
         metrics.request_n.observe(sampling.n)
         if count_max and sampling.max_tokens is not None:
@@ -225,15 +227,16 @@ class RequestTimer:
         if self._first is None:
             self._first = now
             metrics.first_token.observe(now - self._arrival)
-            metrics.prompt_tokens.inc(len(output.prompt_token_ids))
+            self.prompt_tokens = len(output.prompt_token_ids)
+            metrics.prompt_tokens.inc(self.prompt_tokens)
             metrics.cached_tokens.inc(output.num_cached_tokens)
-            metrics.request_prompt_tokens.observe(len(output.prompt_token_ids))
+            metrics.request_prompt_tokens.observe(self.prompt_tokens)
         else:
             metrics.output_tokens.waited(now - self._last)
         self._last = now
         for choice in output.outputs:
             new = len(choice.token_ids)
-            self._tokens += new
+            self.tokens += new
             metrics.output_tokens.tokens += new
             if choice.finish_reason is not None:
                 self._open -= 1
@@ -244,9 +247,9 @@ class RequestTimer:
     def _finish(self, output: RequestOutput, now: float) -> None:
         metrics = self._metrics
         metrics.latency.observe(now - self._arrival)
-        metrics.request_generation_tokens.observe(self._tokens)
-        if self._first is not None and self._tokens > 1:
-            metrics.per_token.observe((now - self._first) / (self._tokens - 1))
+        metrics.request_generation_tokens.observe(self.tokens)
+        if self._first is not None and self.tokens > 1:
+            metrics.per_token.observe((now - self._first) / (self.tokens - 1))
         if output.metrics is not None:
             metrics.queue_time.observe(output.metrics.queue_time)
 

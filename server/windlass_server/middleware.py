@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from windlass_server.anthropic_messages.errors import anthropic_error, speaks_anthropic
 from windlass_server.errors import ApiError, body_too_large, to_api_error
 from windlass_server.generation import ClientDisconnected
+from windlass_server.operations.record import RequestRecord, begin_record
+from windlass_server.operations.request_log import known_method, log_access, route_of
 from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("windlass_server.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_HEADERS = 128
@@ -44,6 +45,7 @@ class Boundary:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
         anthropic = speaks_anthropic(scope["path"].removeprefix(scope.get("root_path", "")))
         scope.setdefault("state", {})["request_id"] = request_id
+        record = begin_record(request_id)
         status, started = 0, time.monotonic()
 
         async def send_with_id(message: Message) -> None:
@@ -62,9 +64,11 @@ class Boundary:
                 await self._app(scope, receive, send_with_id)
             except (ClientDisconnected, ClientDisconnect):
                 status = status or CLIENT_CLOSED
+                record.left = True
                 self._state.metrics.client_disconnects.inc()
             except Exception as exc:
                 error = to_api_error(exc)
+                record.error = error.error
                 if error.error.code == "internal_error":
                     logger.exception("Request %s failed", request_id)
                 if status:
@@ -73,16 +77,13 @@ class Boundary:
                 await error.response(body)(scope, receive, send_with_id)
             finally:
                 self._state.models.leave_all(scope)
-        self._observe(scope, status, time.monotonic() - started, request_id)
+        self._observe(scope, status, time.monotonic() - started, record)
 
-    def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        handler = getattr(scope.get("route"), "path", "unknown")
-        self._state.metrics.observe_http(handler, scope["method"], status, seconds)
-        if self._state.settings.access_log:
-            path = scope["path"].encode("unicode_escape", "replace").decode("ascii")[:200]
-            access_logger.info(
-                "%s %s %d %.3fs %s", scope["method"], path, status, seconds, request_id
-            )
+    def _observe(self, scope: Scope, status: int, seconds: float, record: RequestRecord) -> None:
+        settings = self._state.settings
+        self._state.metrics.observe_http(route_of(scope), known_method(scope), status, seconds)
+        if settings.access_log:
+            log_access(settings.operations.log, scope, status, seconds, record)
 
 
 def _check_head(scope: Scope) -> None:

@@ -17,6 +17,7 @@ from windlass.pooling import PoolingOutput
 from windlass_server.engine import RequestStream
 from windlass_server.errors import engine_away, shutting_down
 from windlass_server.metrics import ServerMetrics
+from windlass_server.operations.record import current_record
 from windlass_server.protocol.embeddings import PoolingUsage
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ async def pooled(
             exc.param = names.get(exc.param, exc.param)
         raise
     metrics.observe_pooling(output, time.monotonic() - started)
+    current_record().pooled_tokens = output.prompt_tokens
     return output
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from windlass_server.errors import ApiError, to_api_error
 from windlass_server.generation import ClientDisconnected, until_disconnect
 from windlass_server.http_protocol import CHUNKS, ChunkWriter
+from windlass_server.operations.record import current_record
 
 if TYPE_CHECKING:
     from windlass_server.state import ServerState
@@ -116,6 +117,7 @@ class EventStream(Response):
             if not writer.started:
                 raise
             error = to_api_error(exc)
+            current_record().error = error.error
             if error.error.code == "internal_error":
                 logger.exception("A stream failed")
             await writer.end(self._error_event(error) + self._end)

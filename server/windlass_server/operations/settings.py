@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from windlass_server.operations.request_log import (
+    LogSettings,
+    add_log_arguments,
+    log_from_arguments,
+)
 from windlass_server.operations.tls import TlsSettings, add_tls_arguments, tls_from_arguments
 
 
@@ -13,11 +18,13 @@ class OperationsSettings:
     """How operators reach and watch the server. Without `tls` it speaks plain HTTP."""
 
     tls: TlsSettings | None = None
+    log: LogSettings = field(default_factory=LogSettings)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `OperationsSettings`."""
     add_tls_arguments(parser)
+    add_log_arguments(parser)
 
 
 def from_arguments(args: argparse.Namespace) -> OperationsSettings:
@@ -26,4 +33,4 @@ def from_arguments(args: argparse.Namespace) -> OperationsSettings:
     Raises:
         ConfigError: a value is wrong, or a file cannot be read.
     """
-    return OperationsSettings(tls=tls_from_arguments(args))
+    return OperationsSettings(tls=tls_from_arguments(args), log=log_from_arguments(args))

@@ -16,6 +16,8 @@ from windlass_server.body import parse_body
 from windlass_server.engine import Engine
 from windlass_server.errors import ApiError, unsupported, wrong_kind
 from windlass_server.generation import until_disconnect
+from windlass_server.operations.record import current_record
+from windlass_server.operations.request_log import log_request
 from windlass_server.protocol.fields import Body as AnyBody
 from windlass_server.protocol.fields import ModelBody
 from windlass_server.protocol.parameters import printable, unknown_parameter, unknown_parameters
@@ -67,6 +69,11 @@ async def accept(
     state.require_serving()
     body = await parse_body(request, model)
     served = state.models.find(body.model)
+    current_record().model = served.settings.name
+    if state.settings.operations.log.requests:
+        names = sorted(body.model_fields_set & type(body).model_fields.keys())
+        asked = {name: getattr(body, name) for name in names}
+        log_request(state.settings.operations.log, request.scope, asked, await request.body())
     headers = warnings(body, refused, state)
     if getattr(body, "priority", None) and not served.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
