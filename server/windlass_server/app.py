@@ -21,6 +21,7 @@ from windlass_server.routes import (
     completions,
     embeddings,
     files,
+    loading,
     messages,
     models,
     operations,
@@ -31,6 +32,15 @@ from windlass_server.routes import (
     view,
 )
 from windlass_server.state import ServerState
+
+
+ROUTES = (
+    *(chat_completions, completions, responses, messages),
+    *(embeddings, scores),
+    *(files, batches),
+    *(tokenization, models, loading),
+    *(operations, view),
+)
 
 
 async def _http_error(_request: Request, exc: Exception) -> Response:
@@ -46,9 +56,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.openapi = cache(lambda: describe(app))  # type: ignore[method-assign]
     app.state.server = state
     settings = state.settings
-    generating = (chat_completions, completions, responses, messages)
-    pooling = (embeddings, scores)
-    for module in (*generating, *pooling, files, batches, tokenization, models, operations, view):
+    for module in ROUTES:
         app.include_router(module.router)
     if settings.ui:
         app.include_router(page.router)

@@ -23,8 +23,10 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     weights = f", {info.quantization} weights" if info.quantization else ""
     page = settings.ui and not settings.uds
     device = f"{info.backend} ({info.device}, {info.dtype}{weights})"
+    others = [model.name for model in settings.models[1:]]
     lines = [
         f"Windlass serves {name} on {device} at {address}",
+        *([f"Other models, loaded when they are asked for: {', '.join(others)}"] if others else []),
         *([f"The page for people: {address}{settings.root_path.rstrip('/')}/"] if page else []),
         "",
         "Try it:",

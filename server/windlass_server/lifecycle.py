@@ -246,6 +246,7 @@ class Lifecycle:
             for wait in waits:
                 wait.cancel()
         self.state.stopping.set()
+        await self.state.models.end_loads()
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE):
                 await self.state.wait_idle()

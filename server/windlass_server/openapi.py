@@ -27,6 +27,7 @@ from windlass_server.protocol.chat import ChatCompletion, ChatCompletionRequest
 from windlass_server.protocol.completions import Completion, CompletionRequest
 from windlass_server.protocol.embeddings import EmbeddingList, EmbeddingRequest
 from windlass_server.protocol.files import FileDeleted, FileList, FileObject
+from windlass_server.protocol.loading import LoadRequest
 from windlass_server.protocol.messages import CountTokensRequest, MessagesRequest
 from windlass_server.protocol.models import ModelList
 from windlass_server.protocol.responses import InputTokensRequest, ResponsesRequest
@@ -54,6 +55,8 @@ BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/batches": BatchRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
+    "/models/load": LoadRequest,
+    "/models/unload": LoadRequest,
 }
 """Route -> what its POST takes, as JSON."""
 FORMS: Mapping[str, dict[str, Any]] = {

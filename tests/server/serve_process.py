@@ -23,9 +23,11 @@ class ServeProcess:
 
     def __init__(self, *flags: str, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "windlass.cli", "serve", "--port", "0"]
+        if "--models" not in flags:
+            command += ["--served-model-name", MODEL]
         path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
-            [*command, "--served-model-name", MODEL, *flags],
+            [*command, *flags],
             env={**os.environ, "PYTHONPATH": path, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

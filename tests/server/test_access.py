@@ -59,6 +59,11 @@ EVERY_PATH = {
     "/metrics",
     "/version",
     "/windlass/view",
+    "/sleep",
+    "/wake_up",
+    "/is_sleeping",
+    "/models/load",
+    "/models/unload",
     "/ui/{name}",
 }
 

@@ -14,7 +14,12 @@ from windlass_server.state import ServerState
 
 pytestmark = pytest.mark.anyio
 
-WITHOUT_BODY = {"/v1/responses/{response_id}/cancel", "/v1/batches/{batch_id}/cancel"}
+WITHOUT_BODY = {
+    "/v1/responses/{response_id}/cancel",
+    "/v1/batches/{batch_id}/cancel",
+    "/sleep",
+    "/wake_up",
+}
 
 
 async def test_every_post_says_what_it_takes(client: httpx.AsyncClient) -> None:

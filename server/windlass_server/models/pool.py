@@ -19,7 +19,13 @@ from starlette.types import Scope
 
 from windlass.errors import ConfigError, EngineError, WindlassError
 from windlass_server.engine import Engine
-from windlass_server.errors import ApiError, model_not_found, server_error, unavailable
+from windlass_server.errors import (
+    ApiError,
+    model_not_found,
+    server_error,
+    shutting_down,
+    unavailable,
+)
 from windlass_server.models.served_model import Phase, ServedModel, StartEngine
 from windlass_server.models.settings import SwapSettings
 
@@ -66,6 +72,11 @@ class ModelPool:
     def default(self) -> ServedModel:
         """The model of requests that name none."""
         return self.models[0]
+
+    @property
+    def room(self) -> int:
+        """How many models are loaded at a time."""
+        return self._settings.max_loaded
 
     @property
     def loaded(self) -> list[ServedModel]:
@@ -162,11 +173,13 @@ class ModelPool:
         load.waiting += 1
         try:
             await asyncio.shield(load.task)
-        except BaseException:
+        except BaseException as exc:
             if load.granted:
                 model.leave()
             else:
                 load.waiting -= 1
+            if load.task.cancelled() and isinstance(exc, asyncio.CancelledError):
+                raise shutting_down() from None
             raise
 
     def _begin(self, model: ServedModel) -> _Load:
@@ -253,12 +266,16 @@ class ModelPool:
                     logger.info("%s was not used for %g s", model.settings.name, limit)
                     await self.unload(model)
 
-    async def close(self) -> None:
-        """End every load and every engine."""
+    async def end_loads(self) -> None:
+        """End every load: those who wait for one get a 503."""
         tasks = [load.task for load in self._loads.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End every load and every engine."""
+        await self.end_loads()
         await asyncio.gather(*(model.close() for model in self.models))
 
 

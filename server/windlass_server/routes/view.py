@@ -14,9 +14,15 @@ router = APIRouter()
 
 @router.get("/windlass/view")
 async def view(request: Request) -> Response:
-    """Answer with the view that an engine has of itself; 503 while there is none."""
+    """Answer with the view that an engine has of itself; 503 while there is none.
+
+    Without `model` it is the engine that was used last.
+    """
     require_operator(request)
     state = server_state(request)
-    engine = state.serving_engine(request.query_params.get("model"))
+    name = request.query_params.get("model")
+    if name is None and state.models.loaded:
+        name = state.models.loaded[-1].settings.name
+    engine = state.serving_engine(name)
     body = await state.models.of(engine).views.body(engine)
     return Response(body, media_type="application/json")
