@@ -42,6 +42,9 @@ NULLABLE: dict[str, frozenset[str]] = {
     ),
     "Reasoning": frozenset({"effort", "summary"}),
     "FunctionTool": frozenset({"parameters", "strict"}),
+    # openai.types, whose Batch tells of a line or a parameter only where there is one
+    "Batch": frozenset({"metadata"}),
+    "BatchError": frozenset({"line", "param"}),
     # anthropic.types
     "Message": frozenset({"stop_reason", "stop_sequence"}),
     "Delta": frozenset({"stop_sequence"}),

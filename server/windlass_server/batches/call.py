@@ -137,6 +137,6 @@ async def call(app: ASGIApp, line: BatchLine, caller: Caller) -> LineAnswer:
         response.status_code,
         headers.get("x-request-id", ""),
         body,
-        float(headers.get("retry-after", 1.0)) if again else None,
+        float(headers.get("retry-after-ms", 1000)) / 1000 if again else None,
         started=not away,
     )
