@@ -93,10 +93,13 @@ def from_arguments(args: argparse.Namespace) -> AccessSettings:
     Raises:
         ConfigError: a value is wrong.
     """
+    queue = {
+        "max_queued_requests": args.max_num_queued_reqs,
+        "max_queued_tokens": args.max_num_queued_tokens,
+    }
     return AccessSettings(
         api_keys=tuple(args.api_key),
         admin_api_keys=tuple(args.admin_api_key),
         api_key_file=args.api_key_file,
-        max_queued_requests=args.max_num_queued_reqs,
-        max_queued_tokens=args.max_num_queued_tokens,
+        **{name: value for name, value in queue.items() if value is not None},
     )
