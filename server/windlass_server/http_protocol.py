@@ -42,11 +42,15 @@ class Outbox:
 
 
 class ChunkWriter:
-    """Writes pieces of a chunked body, after its head was sent and before its end is."""
+    """Writes pieces of a chunked body, after its head was sent and before its end is.
+
+    `size` is how many bytes were written, without their frames.
+    """
 
     def __init__(self, protocol: HttpProtocol) -> None:
         self._protocol = protocol
         self._parts: list[bytes] = []
+        self.size = 0
 
     async def write(self, data: bytes) -> None:
         """Send `data` as a chunk; waits while the client does not read."""
@@ -54,6 +58,7 @@ class ChunkWriter:
             return  # an empty chunk would end the body
         if not self._parts:
             self._protocol.outbox.add(self, self._protocol.loop)
+        self.size += len(data)
         self._parts.append(b"%x\r\n%b\r\n" % (len(data), data))
         if self._protocol.flow.write_paused:
             self.flush()

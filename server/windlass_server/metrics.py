@@ -5,15 +5,28 @@ No label value comes from a client, so the number of series is fixed. `docs/metr
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Summary,
+    disable_created_metrics,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from windlass.engine import step_sizes
 from windlass.pooling import PoolingOutput
-from windlass.request import RequestOutput, SamplingParams
+from windlass.request import RequestMetrics, RequestOutput, SamplingParams
 from windlass_server.engine import Engine
 from windlass_server.token_metrics import TokenMetrics
 
@@ -34,6 +47,7 @@ _REQUEST = (
 )
 _TOKENS = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
 _CHOICES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_PREEMPTIONS = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
 _HTTP_SECONDS = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -92,6 +106,25 @@ class ServerMetrics:
         self.queue_time = histogram(
             "vllm:request_queue_time_seconds", "From arrival to the first step.", _REQUEST
         )
+        self.prefill_time = histogram(
+            "vllm:request_prefill_time_seconds", "From the first step to the first token.", _REQUEST
+        )
+        self.decode_time = histogram(
+            "vllm:request_decode_time_seconds", "From the first token to the last.", _REQUEST
+        )
+        self.inference_time = histogram(
+            "vllm:request_inference_time_seconds",
+            "From the first step to the last token.",
+            _REQUEST,
+        )
+        self.preemptions = histogram(
+            "vllm:request_num_preemptions", "Preemptions by request.", _PREEMPTIONS
+        )
+        self.computed_tokens = histogram(
+            "vllm:request_prefill_kv_computed_tokens",
+            "Prompt tokens by request that were not in the prefix cache.",
+            _TOKENS,
+        )
         self.request_prompt_tokens = histogram(
             "vllm:request_prompt_tokens", "Prompt tokens by request.", _TOKENS
         )
@@ -101,6 +134,12 @@ class ServerMetrics:
         self.request_n = histogram("vllm:request_params_n", "Choices asked for.", _CHOICES)
         self.request_max_tokens = histogram(
             "vllm:request_params_max_tokens", "max_tokens where the client set it.", _TOKENS
+        )
+        self.http_request_size = Summary(
+            "http_request_size_bytes", "Bodies of requests.", ("handler",), registry=self.registry
+        )
+        self.http_response_size = Summary(
+            "http_response_size_bytes", "Bodies of answers.", ("handler",), registry=self.registry
         )
         self.http_duration = Histogram(
             "http_request_duration_seconds",
@@ -150,10 +189,17 @@ class ServerMetrics:
         if output.metrics is not None:
             self.queue_time.observe(output.metrics.queue_time)
 
-    def observe_http(self, handler: str, method: str, status: int, seconds: float) -> None:
-        """Count one HTTP exchange; `handler` is a route template, `method` a known one."""
+    def observe_http(
+        self, handler: str, method: str, status: int, seconds: float, sizes: tuple[int, int]
+    ) -> None:
+        """Count one HTTP exchange; `handler` is a route template, `method` a known one.
+
+        `sizes` are the bytes of the request's body and of the answer's.
+        """
         self.http_requests.labels(handler, method, str(status)).inc()
         self.http_duration.labels(handler, method).observe(seconds)
+        self.http_request_size.labels(handler).observe(sizes[0])
+        self.http_response_size.labels(handler).observe(sizes[1])
 
 
 class EngineCollector(Collector):
@@ -191,6 +237,14 @@ class EngineCollector(Collector):
             counter = CounterMetricFamily(name, text, labels=LABELS)
             counter.add_metric(self._label_values, value)
             yield counter
+        steps = HistogramMetricFamily(
+            "vllm:iteration_tokens_total", "Tokens by step of the engine.", labels=LABELS
+        )
+        counts = itertools.accumulate(stats.step_sizes or [0] * (len(step_sizes.BOUNDS) + 1))
+        bounds = (*(str(float(bound)) for bound in step_sizes.BOUNDS), "+Inf")
+        buckets = list(zip(bounds, counts, strict=True))
+        steps.add_metric(self._label_values, buckets, stats.step_tokens)
+        yield steps
         config = GaugeMetricFamily(
             "vllm:cache_config_info",
             "How the KV cache is cut; always 1.",
@@ -204,7 +258,8 @@ class EngineCollector(Collector):
 class RequestTimer:
     """Observes one engine request, from its arrival on the monotonic clock to its end.
 
-    `prompt_tokens` is None until the first output; `tokens` is what came out so far.
+    `prompt_tokens` is None until the first output; `tokens` is what came out so far. `times` come
+    with the end, from the engine.
     """
 
     def __init__(
@@ -216,6 +271,7 @@ class RequestTimer:
         self._last = 0.0
         self.prompt_tokens: int | None = None
         self.tokens = 0
+        self.times: RequestMetrics | None = None
         self._open = sampling.n
         metrics.request_n.observe(sampling.n)
         if count_max and sampling.max_tokens is not None:
@@ -231,6 +287,7 @@ class RequestTimer:
             metrics.prompt_tokens.inc(self.prompt_tokens)
             metrics.cached_tokens.inc(output.num_cached_tokens)
             metrics.request_prompt_tokens.observe(self.prompt_tokens)
+            metrics.computed_tokens.observe(self.prompt_tokens - output.num_cached_tokens)
         else:
             metrics.output_tokens.waited(now - self._last)
         self._last = now
@@ -250,8 +307,14 @@ class RequestTimer:
         metrics.request_generation_tokens.observe(self.tokens)
         if self._first is not None and self.tokens > 1:
             metrics.per_token.observe((now - self._first) / (self.tokens - 1))
-        if output.metrics is not None:
-            metrics.queue_time.observe(output.metrics.queue_time)
+        self.times = times = output.metrics
+        if times is not None:
+            metrics.queue_time.observe(times.queue_time)
+            metrics.preemptions.observe(times.num_preemptions)
+            if times.time_to_first_token:
+                metrics.prefill_time.observe(times.time_to_first_token - times.queue_time)
+                metrics.decode_time.observe(times.total_time - times.time_to_first_token)
+                metrics.inference_time.observe(times.total_time - times.queue_time)
 
     def end(self, *, failed: bool) -> None:
         """Count the choices that never finished."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from windlass_server.anthropic_messages.errors import anthropic_error, speaks_anthropic
 from windlass_server.errors import ApiError, body_too_large, to_api_error
 from windlass_server.generation import ClientDisconnected
+from windlass_server.http_protocol import CHUNKS
 from windlass_server.operations.record import RequestRecord, begin_record
 from windlass_server.operations.request_log import known_method, log_access, route_of
 from windlass_server.state import ServerState
@@ -27,6 +28,37 @@ MAX_HEADERS = 128
 MAX_HEAD_BYTES = 64 * 1024
 CLIENT_CLOSED = 499
 """The status under which a request is counted whose client left before the answer's head."""
+
+
+class _Answer:
+    """What goes back to the client: given its ids, and measured.
+
+    `status` is 0 until the head was sent.
+    """
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self.anthropic = speaks_anthropic(scope["path"].removeprefix(scope.get("root_path", "")))
+        self.status = 0
+        self._chunks = scope.get("extensions", {}).get(CHUNKS)
+        self._size = 0
+        self._send = send
+        self._request_id = request_id
+
+    async def send(self, message: Message) -> None:
+        """Send one message of ASGI."""
+        self._size += len(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self._request_id
+            if self.anthropic:
+                headers["request-id"] = self._request_id
+        await self._send(message)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far, without frames."""
+        return self._size + (0 if self._chunks is None else self._chunks.size)
 
 
 class Boundary:
@@ -43,27 +75,15 @@ class Boundary:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        anthropic = speaks_anthropic(scope["path"].removeprefix(scope.get("root_path", "")))
         scope.setdefault("state", {})["request_id"] = request_id
         record = begin_record(request_id)
-        status, started = 0, time.monotonic()
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                if anthropic:
-                    headers["request-id"] = request_id
-            await send(message)
-
+        answer, started = _Answer(scope, send, request_id), time.monotonic()
         with self._state.counted():
             try:
                 _check_head(scope)
-                await self._app(scope, receive, send_with_id)
+                await self._app(scope, receive, answer.send)
             except (ClientDisconnected, ClientDisconnect):
-                status = status or CLIENT_CLOSED
+                answer.status = answer.status or CLIENT_CLOSED
                 record.left = True
                 self._state.metrics.client_disconnects.inc()
             except Exception as exc:
@@ -71,19 +91,30 @@ class Boundary:
                 record.error = error.error
                 if error.error.code == "internal_error":
                     logger.exception("Request %s failed", request_id)
-                if status:
+                if answer.status:
                     raise
-                body = anthropic_error(error, request_id) if anthropic else None
-                await error.response(body)(scope, receive, send_with_id)
+                body = anthropic_error(error, request_id) if answer.anthropic else None
+                await error.response(body)(scope, receive, answer.send)
             finally:
                 self._state.models.leave_all(scope)
-        self._observe(scope, status, time.monotonic() - started, record)
+                self._observe(scope, answer, started, record)
 
-    def _observe(self, scope: Scope, status: int, seconds: float, record: RequestRecord) -> None:
-        settings = self._state.settings
-        self._state.metrics.observe_http(route_of(scope), known_method(scope), status, seconds)
+    def _observe(
+        self, scope: Scope, answer: _Answer, started: float, record: RequestRecord
+    ) -> None:
+        settings, seconds = self._state.settings, time.monotonic() - started
+        status, sizes = answer.status or CLIENT_CLOSED, (_length(scope), answer.size)
+        self._state.metrics.observe_http(
+            route_of(scope), known_method(scope), status, seconds, sizes
+        )
         if settings.access_log:
             log_access(settings.operations.log, scope, status, seconds, record)
+
+
+def _length(scope: Scope) -> int:
+    """Return the bytes of the request's body, 0 where it does not say."""
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() else 0
 
 
 def _check_head(scope: Scope) -> None:

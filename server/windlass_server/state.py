@@ -17,6 +17,7 @@ from windlass_server.errors import shutting_down, unavailable
 from windlass_server.metrics import ServerMetrics
 from windlass_server.models.pool import ModelPool, model_loading
 from windlass_server.models.served_model import ServedModel
+from windlass_server.operations.exposition import Exposition
 from windlass_server.responses.background import BackgroundResponses
 from windlass_server.responses.store import ResponseStore
 from windlass_server.settings import ServerSettings
@@ -36,6 +37,7 @@ class ServerState:
             (ServedModel(model, settings.template_timeout) for model in settings.models),
             settings.swap,
         )
+        self.exposition = Exposition(settings.operations.metrics_names)
         self.responses = ResponseStore(
             settings.max_stored_responses,
             settings.max_stored_response_bytes,

@@ -13,6 +13,7 @@ from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.preparation import Preparation
 from windlass.engine.recovery import StepRecovery
 from windlass.engine.scheduler import Scheduler
+from windlass.engine.step_sizes import StepSizes
 from windlass.engine.view import EngineView, take_view
 from windlass.errors import EngineDeadError, RequestError
 from windlass.request import Request
@@ -46,6 +47,7 @@ class EngineCore:
         self._num_steps = 0
         self._last_step_end = clock()
         self._last_step_tokens = 0
+        self._step_sizes = StepSizes()
 
     @property
     def has_work(self) -> bool:
@@ -107,6 +109,8 @@ class EngineCore:
             num_steps=self._num_steps,
             last_step_end=self._last_step_end,
             last_step_tokens=self._last_step_tokens,
+            step_tokens=self._step_sizes.tokens,
+            step_sizes=list(self._step_sizes.counts),
         )
 
     def view(self) -> EngineView:
@@ -146,6 +150,7 @@ class EngineCore:
         self._num_steps += 1
         self._last_step_end = self._clock()
         self._last_step_tokens = plan.num_tokens
+        self._step_sizes.add(plan.num_tokens)
         return outputs
 
 

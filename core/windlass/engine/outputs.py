@@ -37,7 +37,8 @@ class EngineStats(msgspec.Struct, kw_only=True):
     """Gauges now and counters since start.
 
     `kv_cache_usage` is the share of blocks that sequences hold. `last_step_end` is in seconds of
-    the engine's clock. Prefix queries and hits are in tokens.
+    the engine's clock. Prefix queries and hits are in tokens. All steps together computed
+    `step_tokens`; `step_sizes` counts steps by their tokens (`windlass.engine.step_sizes`).
     """
 
     num_running: int = 0
@@ -54,3 +55,5 @@ class EngineStats(msgspec.Struct, kw_only=True):
     num_steps: int = 0
     last_step_end: float = 0.0
     last_step_tokens: int = 0
+    step_tokens: int = 0
+    step_sizes: list[int] = []

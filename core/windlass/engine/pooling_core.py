@@ -20,6 +20,7 @@ from windlass.engine.outputs import EngineStats, SequenceOutput
 from windlass.engine.pooling_batches import similar_lengths
 from windlass.engine.request_limits import check_pooling_request
 from windlass.engine.sequence import Sequence, SequenceStatus
+from windlass.engine.step_sizes import StepSizes
 from windlass.engine.view import EngineView, list_sequences
 from windlass.engine.waiting_queue import WaitingQueue
 from windlass.errors import EngineDeadError, RequestError
@@ -58,6 +59,7 @@ class PoolingCore:
         self._in_flight: deque[tuple[list[Sequence], PooledBatch]] = deque()
         self._ended: list[SequenceOutput] = []
         self._counters = EngineStats(last_step_end=clock())
+        self._step_sizes = StepSizes()
 
     @property
     def has_work(self) -> bool:
@@ -110,6 +112,8 @@ class PoolingCore:
             num_running=len(self._unfinished) - len(self._waiting),
             num_waiting=len(self._waiting),
             num_waiting_tokens=self._waiting.num_tokens,
+            step_tokens=self._step_sizes.tokens,
+            step_sizes=list(self._step_sizes.counts),
         )
 
     def view(self) -> EngineView:
@@ -179,6 +183,7 @@ class PoolingCore:
         counters.last_step_end = self._clock()
         counters.last_step_tokens = sum(seq.prompt_len for seq in batch)
         counters.prompt_tokens += counters.last_step_tokens
+        self._step_sizes.add(counters.last_step_tokens)
         return [
             self._end(seq, "error", error=_NOT_FINITE)
             if vector is None

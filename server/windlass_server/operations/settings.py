@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from typing import Literal
 
 from windlass_server.operations.request_log import (
     LogSettings,
@@ -15,16 +16,27 @@ from windlass_server.operations.tls import TlsSettings, add_tls_arguments, tls_f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationsSettings:
-    """How operators reach and watch the server. Without `tls` it speaks plain HTTP."""
+    """How operators reach and watch the server.
+
+    Without `tls` it speaks plain HTTP. `metrics_names` is the prefix of metrics that vLLM has too.
+    """
 
     tls: TlsSettings | None = None
     log: LogSettings = field(default_factory=LogSettings)
+    metrics_names: Literal["vllm", "windlass", "both"] = "vllm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `OperationsSettings`."""
     add_tls_arguments(parser)
     add_log_arguments(parser)
+    group = parser.add_argument_group("metrics")
+    group.add_argument(
+        "--metrics-names",
+        choices=("vllm", "windlass", "both"),
+        default="vllm",
+        help="prefix of the metrics that vLLM has too",
+    )
 
 
 def from_arguments(args: argparse.Namespace) -> OperationsSettings:
@@ -33,4 +45,8 @@ def from_arguments(args: argparse.Namespace) -> OperationsSettings:
     Raises:
         ConfigError: a value is wrong, or a file cannot be read.
     """
-    return OperationsSettings(tls=tls_from_arguments(args), log=log_from_arguments(args))
+    return OperationsSettings(
+        tls=tls_from_arguments(args),
+        log=log_from_arguments(args),
+        metrics_names=args.metrics_names,
+    )

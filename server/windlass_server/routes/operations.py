@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
@@ -46,10 +45,9 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Answer with all metrics in Prometheus' text format."""
-    models = server_state(request).models.models
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(JoinedMetrics(model.metrics.registry for model in models))
-    data = generate_latest(registry)
+    state = server_state(request)
+    joined = JoinedMetrics(model.metrics.registry for model in state.models.models)
+    data = state.exposition.text(joined)
     return Response(data, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
