@@ -15,6 +15,7 @@ from windlass_server.batches.upload import FORM_BYTES
 from windlass_server.errors import to_api_error
 from windlass_server.middleware import BodyLimit, Boundary
 from windlass_server.openapi import describe
+from windlass_server.processes.holders import HandOver
 from windlass_server.routes import (
     batches,
     chat_completions,
@@ -33,7 +34,6 @@ from windlass_server.routes import (
 )
 from windlass_server.state import ServerState
 
-
 ROUTES = (
     *(chat_completions, completions, responses, messages),
     *(embeddings, scores),
@@ -49,8 +49,8 @@ async def _http_error(_request: Request, exc: Exception) -> Response:
 
 
 def create_app(state: ServerState) -> FastAPI:
-    """Return the application that serves `state`; its layers from the inside out:
-    body limit, key, error boundary, CORS.
+    """Return the application that serves `state`; its layers from the inside out: the way to
+    other API processes where there are any, body limit, key, error boundary, CORS.
     """
     app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False)
     app.openapi = cache(lambda: describe(app))  # type: ignore[method-assign]
@@ -61,6 +61,8 @@ def create_app(state: ServerState) -> FastAPI:
     if settings.ui:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _http_error)
+    if state.peers is not None:
+        app.add_middleware(HandOver, peers=state.peers)
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,

@@ -15,6 +15,7 @@ from windlass_server.access import settings as access
 from windlass_server.batches import settings as batches
 from windlass_server.models import arguments as models
 from windlass_server.operations import settings as operations
+from windlass_server.processes import settings as processes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_chat_limits(parser)
     _add_log_arguments(parser)
     batches.add_arguments(parser)
+    processes.add_arguments(parser)
     operations.add_arguments(parser)
     add_engine_arguments(parser)
 
@@ -139,12 +141,17 @@ def run(args: argparse.Namespace) -> int:
     entries = models.each_model(args)
     configs = [engine_config(entry) for entry in entries]
     settings = server_settings(args, entries)
-    from windlass_server.lifecycle import serve
 
     if args.model is None and args.models is None:
         from windlass_server.console import DEMO_NOTICE
 
         print(DEMO_NOTICE, flush=True)
+    if settings.processes.api_server_count > 1:
+        from windlass_server.processes.supervisor import supervise
+
+        return supervise(settings, configs[0])
+    from windlass_server.lifecycle import serve
+
     return serve(settings, *map(_starter, configs))
 
 
@@ -195,6 +202,7 @@ def server_settings(
         log_format=args.log_format,
         operations=operations.from_arguments(args),
         batches=batches.from_arguments(args),
+        processes=processes.from_arguments(args),
     )
 
 

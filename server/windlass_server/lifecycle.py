@@ -24,11 +24,12 @@ from windlass_server.logs import configure_logging, log_stats
 from windlass_server.middleware import MAX_HEAD_BYTES
 from windlass_server.models.served_model import StartEngine
 from windlass_server.operations.tls import Tls
+from windlass_server.processes.peers import Peers
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def http_server(app: FastAPI, settings: ServerSettings) -> HttpServer:
+def http_server(app: ASGIApp, settings: ServerSettings) -> HttpServer:
     """Return the HTTP server for `app`, strict and quiet.
 
     Raises:
@@ -137,16 +138,18 @@ def http_server(app: FastAPI, settings: ServerSettings) -> HttpServer:
 class Lifecycle:
     """One server from its first to its last moment."""
 
-    def __init__(self, settings: ServerSettings, *start_engines: StartEngine) -> None:
+    def __init__(
+        self, settings: ServerSettings, *start_engines: StartEngine, peers: Peers | None = None
+    ) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failure: WindlassError | None = None
-        self.state = ServerState(settings)
+        self.state = ServerState(settings, peers)
         models = self.state.models
         models.starters = dict(zip(models.models, start_engines, strict=True))
-        self._app = create_app(self.state)
-        self._server = http_server(self._app, settings)
+        self.app = create_app(self.state)
+        self._server = http_server(self.app, settings)
         self.tls = self._server.tls
 
     def signal(self) -> None:
@@ -181,7 +184,7 @@ class Lifecycle:
         if self._settings.log_stats:
             tasks.append(asyncio.create_task(log_stats(self.state)))
         if self.state.batches is not None:
-            tasks.append(asyncio.create_task(self.state.batches.work(self._app, self.state)))
+            tasks.append(asyncio.create_task(self.state.batches.work(self.app, self.state)))
         serving = asyncio.create_task(self._server.serve(sockets=[sock]))
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -196,17 +199,27 @@ class Lifecycle:
             await serving
             if self.state.batches is not None:
                 self.state.batches.close()
-            if self._settings.uds:
-                Path(self._settings.uds).unlink(missing_ok=True)
+            self.give_address_back()
         if self._failure is not None:
             raise self._failure
+
+    def give_address_back(self) -> None:
+        """Leave nothing where clients connected."""
+        if self._settings.uds:
+            Path(self._settings.uds).unlink(missing_ok=True)
+
+    def say_ready(self, address: str) -> None:
+        """Tell whoever started this where clients connect."""
+        info = self.state.models.default.info
+        assert info is not None
+        print_ready(ready_text(self._settings, info, address))
 
     async def _run_models(self, address: str) -> None:
         """Load the first models, then watch over all; ends only when the server has to."""
         models = self.state.models
         try:
             with ProgressBar() as bar:
-                models.progress = _progress(bar)
+                models.progress = progress_to(bar)
                 for model in models.models:
                     if model.settings.preload:
                         await models.load(model)
@@ -216,8 +229,7 @@ class Lifecycle:
         finally:
             models.progress = _log_progress
         self.state.serve()
-        assert models.default.info is not None
-        print_ready(ready_text(self._settings, models.default.info, address))
+        self.say_ready(address)
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             for model in models.models:
@@ -252,7 +264,7 @@ class Lifecycle:
                 await self.state.wait_idle()
 
 
-def _progress(bar: ProgressBar) -> Callable[[str, float], None]:
+def progress_to(bar: ProgressBar) -> Callable[[str, float], None]:
     """Report to the bar, and to the log once for each new thing that is loaded."""
     seen: set[str] = set()
 
@@ -279,15 +291,19 @@ def serve(settings: ServerSettings, *start_engines: StartEngine) -> int:
     sock = listen(settings)
 
     async def main() -> None:
-        lifecycle = Lifecycle(settings, *start_engines)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, lifecycle.signal)
-        if lifecycle.tls is not None:
-            lifecycle.tls.warn_of_dates()
-        if lifecycle.reads_files_again:
-            loop.add_signal_handler(signal.SIGHUP, lifecycle.read_files_again)
-        await lifecycle.run(sock)
+        await until_signal(Lifecycle(settings, *start_engines), sock)
 
     asyncio.run(main())
     return 0
+
+
+async def until_signal(lifecycle: Lifecycle, sock: socket.socket) -> None:
+    """Run `lifecycle` on `sock`, with signals going to it; raises what `run` raises."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lifecycle.signal)
+    if lifecycle.tls is not None:
+        lifecycle.tls.warn_of_dates()
+    if lifecycle.reads_files_again:
+        loop.add_signal_handler(signal.SIGHUP, lifecycle.read_files_again)
+    await lifecycle.run(sock)

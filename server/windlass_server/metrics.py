@@ -156,6 +156,12 @@ class ServerMetrics:
         family = Histogram(name, text, LABELS, buckets=buckets, registry=self.registry)
         return family.labels(*self._label_values)
 
+    @property
+    def engine_names(self) -> set[str]:
+        """The names of the metrics that are the engine's own."""
+        engine = self._engine_collector
+        return set() if engine is None else {metric.name for metric in engine.collect()}
+
     def read_from(self, engine: Engine | None) -> None:
         """Export this engine's own gauges and counters from now on; None: no engine's."""
         if self._engine_collector is not None:

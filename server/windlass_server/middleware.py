@@ -19,6 +19,7 @@ from windlass_server.generation import ClientDisconnected
 from windlass_server.http_protocol import CHUNKS
 from windlass_server.operations.record import RequestRecord, begin_record
 from windlass_server.operations.request_log import known_method, log_access, route_of
+from windlass_server.processes.peers import is_counted_elsewhere
 from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class Boundary:
     def _observe(
         self, scope: Scope, answer: _Answer, started: float, record: RequestRecord
     ) -> None:
+        if is_counted_elsewhere(scope):
+            return
         settings, seconds = self._state.settings, time.monotonic() - started
         status, sizes = answer.status or CLIENT_CLOSED, (_length(scope), answer.size)
         self._state.metrics.observe_http(

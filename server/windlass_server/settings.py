@@ -12,6 +12,7 @@ from windlass_server.access.settings import AccessSettings
 from windlass_server.batches.settings import BatchSettings
 from windlass_server.models.settings import ModelSettings, SwapSettings
 from windlass_server.operations.settings import OperationsSettings
+from windlass_server.processes.settings import ProcessSettings
 
 MIB = 1024 * 1024
 
@@ -59,6 +60,7 @@ class ServerSettings:
     operations: OperationsSettings = field(default_factory=OperationsSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     swap: SwapSettings = field(default_factory=SwapSettings)
+    processes: ProcessSettings = field(default_factory=ProcessSettings)
 
     def __post_init__(self) -> None:
         if not self.models:

@@ -18,6 +18,8 @@ from windlass_server.metrics import ServerMetrics
 from windlass_server.models.pool import ModelPool, model_loading
 from windlass_server.models.served_model import ServedModel
 from windlass_server.operations.exposition import Exposition
+from windlass_server.processes.metrics import PeerMetrics
+from windlass_server.processes.peers import Peers
 from windlass_server.responses.background import BackgroundResponses
 from windlass_server.responses.store import ResponseStore
 from windlass_server.settings import ServerSettings
@@ -27,11 +29,12 @@ class ServerState:
     """Loading until the first models are there, then serving until `draining`.
 
     `stopping` ends what is left then. `metrics` are those of the default model, which also count
-    what belongs to none.
+    what belongs to none. `peers` are the other API processes where there are several.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, peers: Peers | None = None) -> None:
         self.settings = settings
+        self.peers = peers
         self.access = AccessControl(settings.access)
         self.models = ModelPool(
             (ServedModel(model, settings.template_timeout) for model in settings.models),
@@ -46,6 +49,7 @@ class ServerState:
         self.background = BackgroundResponses(self.responses, settings.max_background_responses)
         batch_dir = settings.batches.directory
         self.batches = None if batch_dir is None else Batches(batch_dir, settings.batches)
+        self.peer_metrics = None if peers is None else PeerMetrics(peers, self.metrics)
         self.created = int(time.time())
         self.draining = False
         self.stopping = asyncio.Event()

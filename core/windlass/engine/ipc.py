@@ -170,15 +170,15 @@ def check_requests(requests: list[Request]) -> None:
 
 
 class SocketFolder:
-    """A fresh private folder for one socket.
+    """A fresh private folder for sockets whose names are short.
 
     Raises:
         ConfigError: no temporary folder has a path short enough for a Unix socket.
     """
 
     def __init__(self) -> None:
-        self._path = self._create()
-        self.endpoint = f"ipc://{self._path / 's'}"
+        self.path = self._create()
+        self.endpoint = f"ipc://{self.path / 's'}"
 
     @staticmethod
     def _create() -> Path:
@@ -194,7 +194,7 @@ class SocketFolder:
 
     def remove(self) -> None:
         """Remove the folder and the socket's name; an open connection goes on."""
-        shutil.rmtree(self._path, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class EngineChannel:

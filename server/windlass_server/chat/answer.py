@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -11,10 +12,13 @@ from windlass.request import FinishReason, TokenLogprobs
 from windlass_server.chat.turn import ChatTurn, TurnNews
 from windlass_server.formats.events import ContentText, ReasoningText, ToolCallStart
 
+ID_MARK: ContextVar[str] = ContextVar("ID_MARK", default="")
+"""Stands in all ids that a request makes: what of it is kept is found by that."""
+
 
 def new_id(prefix: str) -> str:
     """Return a fresh id, say of a tool call whose format has none."""
-    return f"{prefix}{uuid4().hex[:24]}"
+    return f"{prefix}{ID_MARK.get()}{uuid4().hex[:24]}"
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from windlass import __version__
 from windlass_server.models.metrics import JoinedMetrics
+from windlass_server.processes.peers import is_from_peer
 from windlass_server.routes.request import json_response, server_state
 
 router = APIRouter()
@@ -46,8 +47,13 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Answer with all metrics in Prometheus' text format."""
     state = server_state(request)
-    joined = JoinedMetrics(model.metrics.registry for model in state.models.models)
-    data = state.exposition.text(joined)
+    if state.peer_metrics is not None:
+        counted = await state.peer_metrics.collector(request.scope)
+        renamed = not is_from_peer(request.scope)
+        data = state.exposition.text(counted, process=False, renamed=renamed)
+    else:
+        joined = JoinedMetrics(model.metrics.registry for model in state.models.models)
+        data = state.exposition.text(joined)
     return Response(data, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -1,0 +1,1 @@
+"""Several processes that answer HTTP, on one engine, under one supervisor."""
