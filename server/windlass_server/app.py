@@ -23,12 +23,14 @@ from windlass_server.routes import (
     embeddings,
     files,
     loading,
+    lora,
     messages,
     models,
     operations,
     page,
     responses,
     scores,
+    server_info,
     tokenization,
     view,
 )
@@ -38,8 +40,8 @@ ROUTES = (
     *(chat_completions, completions, responses, messages),
     *(embeddings, scores),
     *(files, batches),
-    *(tokenization, models, loading),
-    *(operations, view),
+    *(tokenization, models, loading, lora),
+    *(operations, server_info, view),
 )
 
 

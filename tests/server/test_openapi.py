@@ -19,6 +19,8 @@ WITHOUT_BODY = {
     "/v1/batches/{batch_id}/cancel",
     "/sleep",
     "/wake_up",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
 }
 
 
