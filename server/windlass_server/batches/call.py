@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import httpx
@@ -9,7 +10,10 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from windlass_server.access.caller import Caller, run_as
-from windlass_server.batches.lines import BatchLine, LineFault
+from windlass_server.batches.lines import BatchLine, LineFault, custom_id_of, read_line
+
+MAX_ATTEMPTS = 3
+"""How often a line is run that the engine dies of."""
 
 
 class ResultResponse(msgspec.Struct):
@@ -140,3 +144,23 @@ async def call(app: ASGIApp, line: BatchLine, caller: Caller) -> LineAnswer:
         float(headers.get("retry-after-ms", 1000)) / 1000 if again else None,
         started=not away,
     )
+
+
+async def run_line(
+    app: ASGIApp, data: bytes, max_bytes: int, caller: Caller
+) -> tuple[ResultLine, TokenCounts]:
+    """Run a line of an input until there is an answer that stands, and return its result.
+
+    What is refused for now is asked again later.
+    """
+    try:
+        line = read_line(data, max_bytes)
+    except LineFault as fault:
+        return faulty(custom_id_of(data), fault), TokenCounts()
+    attempts = 0
+    while True:
+        answer = await call(app, line, caller)
+        attempts += answer.started
+        if answer.retry_after is None or attempts >= MAX_ATTEMPTS:
+            return answer.result(line), answer.tokens()
+        await asyncio.sleep(answer.retry_after)

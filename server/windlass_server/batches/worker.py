@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from windlass_server.access.caller import Caller
-from windlass_server.batches.call import LineAnswer, ResultLine, TokenCounts, call
-from windlass_server.batches.lines import ENVELOPE_BYTES, BatchLine, lines_of, read_line
+from windlass_server.batches.call import ResultLine, TokenCounts, run_line
+from windlass_server.batches.lines import ENVELOPE_BYTES, lines_of
 from windlass_server.batches.output import write_outputs
 from windlass_server.batches.records import BatchRecord, Status
 from windlass_server.batches.validation import BatchFault, validate
@@ -27,22 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-"""How often a line is run that the engine dies of."""
-_POLL = 0.05
+_POLL = 0.02
 _HOUSEKEEPING = 30.0
 _DISK_RETRY = 5.0
-
-
-async def answer_of(app: ASGIApp, line: BatchLine, caller: Caller) -> LineAnswer:
-    """Call until there is an answer that stands: one that is refused now is asked again later."""
-    attempts = 0
-    while True:
-        answer = await call(app, line, caller)
-        attempts += answer.started
-        if answer.retry_after is None or attempts >= MAX_ATTEMPTS:
-            return answer
-        await asyncio.sleep(answer.retry_after)
 
 
 def is_quiet(state: ServerState, model_name: str | None) -> bool:
@@ -176,9 +163,8 @@ class BatchWorker:
         self, record: BatchRecord, number: int, data: bytes, caller: Caller
     ) -> None:
         try:
-            line = read_line(data, self._max_line_bytes)
-            answer = await answer_of(self._app, line, caller)
-            await self._keep(record, number, answer.result(line), answer.tokens())
+            result, tokens = await run_line(self._app, data, self._max_line_bytes, caller)
+            await self._keep(record, number, result, tokens)
         finally:
             self._slots.release()
 

@@ -15,7 +15,7 @@ from openai.types.responses import Response
 from published_schema import check
 
 from windlass.errors import EngineDeadError, QueueFullError
-from windlass_server.batches.worker import MAX_ATTEMPTS
+from windlass_server.batches.call import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
     from tests.server.batches.conftest import Desk, MakeDesk
