@@ -197,6 +197,8 @@ class Lifecycle:
             await asyncio.gather(*tasks, stop, return_exceptions=True)
             await self.state.models.close()
             await serving
+            if self.state.tracer is not None:
+                await asyncio.to_thread(self.state.tracer.close)
             if self.state.batches is not None:
                 self.state.batches.close()
             self.give_address_back()

@@ -112,6 +112,8 @@ class Boundary:
         )
         if settings.access_log:
             log_access(settings.operations.log, scope, status, seconds, record)
+        if self._state.tracer is not None:
+            self._state.tracer.request_ended(scope, status, seconds, record)
 
 
 def _length(scope: Scope) -> int:

@@ -18,6 +18,7 @@ from windlass_server.metrics import ServerMetrics
 from windlass_server.models.pool import ModelPool, model_loading
 from windlass_server.models.served_model import ServedModel
 from windlass_server.operations.exposition import Exposition
+from windlass_server.operations.tracing import Tracer
 from windlass_server.processes.metrics import PeerMetrics
 from windlass_server.processes.peers import Peers
 from windlass_server.responses.background import BackgroundResponses
@@ -41,6 +42,8 @@ class ServerState:
             settings.swap,
         )
         self.exposition = Exposition(settings.operations.metrics_names)
+        endpoint = settings.operations.traces_endpoint
+        self.tracer = None if endpoint is None else Tracer(endpoint)
         self.responses = ResponseStore(
             settings.max_stored_responses,
             settings.max_stored_response_bytes,
