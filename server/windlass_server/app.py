@@ -44,6 +44,16 @@ ROUTES = (
     *(operations, server_info, view),
 )
 
+EXPOSED_HEADERS = (
+    *("x-request-id", "x-windlass-warning", "retry-after", "retry-after-ms"),
+    *(
+        f"x-ratelimit-{what}-{unit}"
+        for unit in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
+)
+"""What scripts of allowed origins may read of an answer's head."""
+
 
 async def _http_error(_request: Request, exc: Exception) -> Response:
     """Hand the router's own refusals to the error boundary, as all others."""
@@ -79,6 +89,6 @@ def create_app(state: ServerState) -> FastAPI:
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=EXPOSED_HEADERS,
         )
     return app

@@ -22,6 +22,10 @@ class RequestStream(Protocol[Output_co]):
         """Iterate; raises RequestFailedError or EngineDeadError."""
         ...
 
+    def abort(self) -> None:
+        """Stop the request unless it has ended; the iteration ends."""
+        ...
+
     async def aclose(self) -> None:
         """Abort the request unless it has ended."""
         ...

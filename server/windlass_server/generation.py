@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
-
-from starlette.types import Receive
+from typing import TYPE_CHECKING
 
 from windlass.errors import (
     EngineDeadError,
@@ -26,42 +24,45 @@ from windlass.request import (
     TokenLogprobs,
 )
 from windlass.text import Prompt
+from windlass_server.access.size import Size, estimated_tokens
+from windlass_server.disconnect import cancel
 from windlass_server.engine import Engine, RequestStream
-from windlass_server.errors import engine_away, shutting_down
+from windlass_server.errors import ApiError, engine_away, shutting_down
 from windlass_server.metrics import RequestTimer, ServerMetrics
 from windlass_server.operations.record import current_record
 from windlass_server.protocol.usage import Usage
 
 if TYPE_CHECKING:
+    from windlass_server.access.admission import Admission
     from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Output = tuple[int, RequestOutput]
 """The index of the prompt and its news."""
-
-
-class ClientDisconnected(Exception):
-    """Nobody is there to read the answer."""
 
 
 class Generation:
     """The engine requests of one API call, one per prompt."""
 
     def __init__(
-        self, state: ServerState, metrics: ServerMetrics, sampling: SamplingParams
+        self,
+        state: ServerState,
+        metrics: ServerMetrics,
+        sampling: SamplingParams,
+        admission: Admission,
     ) -> None:
         self.sampling = sampling
         self._state = state
         self._metrics = metrics
+        self._admission = admission
+        self._meter = admission.meter
         self._streams: list[RequestStream[RequestOutput]] = []
         self._timers: list[RequestTimer] = []
         self._open = 0
         self._failed = False
         self._prompt_tokens: dict[int, int] = {}
         self._cached_tokens: dict[int, int] = {}
-        self._completion_tokens = 0
 
     @classmethod
     async def start(
@@ -70,37 +71,45 @@ class Generation:
         engine: Engine,
         prompts: Sequence[Prompt],
         sampling: SamplingParams,
+        admission: Admission,
         *,
         priority: int = 0,
         cache_salt: str = "",
         count_max: bool = False,
     ) -> Generation:
-        """Submit every prompt; when one is refused, none is left behind.
+        """Wait for the call's turn and submit every prompt; when one is refused, none is left.
 
         `count_max` says that the client itself set `max_tokens`.
 
         Raises:
-            RequestError, ApiError: the engine refused; nothing has been sent to the client.
+            RequestError, ApiError: it was refused; nothing has been sent to the client.
+            ClientDisconnected: nobody waits for the answer.
         """
-        metrics = state.models.of(engine).metrics
-        generation = cls(state, metrics, sampling)
+        model = state.models.of(engine)
+        generation = cls(state, model.metrics, sampling, admission)
         try:
+            size = _size(prompts, sampling, engine.info.max_model_len)
+            await admission.enter(state.access.queue_of(model, engine), size)
             for prompt in prompts:
                 stream = await engine.submit(
                     prompt, sampling, priority=priority, cache_salt=cache_salt, delta=True
                 )
                 generation._add(stream, count_max=count_max)
-        except QueueFullError:
-            metrics.queue_rejections.inc()
+            admission.deadline.check()
+        except BaseException as exc:
+            admission.refuse()
             await generation.aclose()
+            if isinstance(exc, EngineDeadError):
+                raise engine_away(exc) from exc
+            if isinstance(exc, QueueFullError):
+                model.metrics.queue_rejections.inc()
             raise
-        except EngineDeadError as exc:
-            await generation.aclose()
-            raise engine_away(exc) from exc
-        except BaseException:
-            await generation.aclose()
-            raise
+        admission.deadline.watch(generation._expire, lambda: bool(generation._prompt_tokens))
         return generation
+
+    def _expire(self, _error: ApiError) -> None:
+        for stream in self._streams:
+            stream.abort()
 
     def _add(self, stream: RequestStream[RequestOutput], *, count_max: bool) -> None:
         self._streams.append(stream)
@@ -125,7 +134,8 @@ class Generation:
                     self._count(index, output)
                     yield index, output
             if self._open:
-                raise RequestFailedError("The engine ended the request before it finished.")
+                ended = RequestFailedError("The engine ended the request before it finished.")
+                raise self._admission.deadline.error or ended
         except RequestError:
             self._failed = True
             raise
@@ -166,14 +176,14 @@ class Generation:
                 else:
                     yield index, item
         finally:
-            await _cancel(*pumps)
+            await cancel(*pumps)
 
     def _count(self, index: int, output: RequestOutput) -> None:
         self._timers[index].observe(output)
         self._prompt_tokens.setdefault(index, len(output.prompt_token_ids))
         self._cached_tokens.setdefault(index, output.num_cached_tokens)
         for choice in output.outputs:
-            self._completion_tokens += len(choice.token_ids)
+            self._meter.completion_tokens += len(choice.token_ids)
             if choice.finish_reason in ("abort", "error"):
                 raise RequestFailedError("The engine gave the request up.")
             if choice.finish_reason is not None:
@@ -182,6 +192,9 @@ class Generation:
     async def aclose(self) -> None:
         """Abort what has not finished; may be called twice."""
         streams, self._streams = self._streams, []
+        if self._prompt_tokens:
+            self._meter.prompt_tokens = sum(self._prompt_tokens.values())
+        self._admission.leave()
         for timer in self._timers:
             timer.end(failed=self._failed)
         for stream in streams:
@@ -191,9 +204,15 @@ class Generation:
         """Return the tokens so far, of all prompts and choices."""
         return Usage.of(
             sum(self._prompt_tokens.values()),
-            self._completion_tokens if count_output else 0,
+            self._meter.completion_tokens if count_output else 0,
             sum(self._cached_tokens.values()),
         )
+
+
+def _size(prompts: Sequence[Prompt], sampling: SamplingParams, max_model_len: int) -> Size:
+    sequences = len(prompts) * sampling.n
+    max_tokens = min(sampling.max_tokens or 0, max_model_len) * sequences
+    return Size(sequences, sum(map(estimated_tokens, prompts)), max_tokens)
 
 
 @dataclass(slots=True)
@@ -216,37 +235,3 @@ class Answer:
     def text(self) -> str:
         """The whole text."""
         return "".join(self.texts)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _cancel(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until_disconnect(
-    work: Coroutine[None, None, Result], receive: Receive, stopping: asyncio.Event
-) -> Result:
-    """Run `work`, but no longer than the client stays and the server may wait.
-
-    Raises:
-        ClientDisconnected: the client went away; `work` has been cancelled.
-        ApiError: the server stops now; `work` has been cancelled.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
-    stop = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait((task, gone, stop), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if gone.done():
-            raise ClientDisconnected
-        raise shutting_down()
-    finally:
-        await _cancel(task, gone, stop)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,6 +27,8 @@ from prometheus_client.registry import Collector
 from windlass.engine import step_sizes
 from windlass.pooling import PoolingOutput
 from windlass.request import RequestMetrics, RequestOutput, SamplingParams
+from windlass_server.access.deadline import KINDS
+from windlass_server.access.rate_limits import LIMITS
 from windlass_server.engine import Engine
 from windlass_server.token_metrics import TokenMetrics
 
@@ -59,6 +61,7 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         self._label_values = (model_name, "0")
         self._engine_collector: EngineCollector | None = None
+        self.calls_in_front: Callable[[], int] = lambda: 0
         self._define_counters()
         self._define_histograms()
         self.output_tokens = TokenMetrics(LABELS, self._label_values, _PER_TOKEN)
@@ -76,6 +79,20 @@ class ServerMetrics:
         self.client_disconnects = counter(
             "windlass:client_disconnects", "Requests aborted because the client went away."
         )
+        limited = Counter(
+            "windlass:rate_limited",
+            "Requests refused because a key was over a limit, by limit.",
+            (*LABELS, "limit"),
+            registry=self.registry,
+        )
+        self.rate_limited = {name: limited.labels(*self._label_values, name) for name in LIMITS}
+        passed = Counter(
+            "windlass:deadlines_passed",
+            "Requests that took too long, by deadline.",
+            (*LABELS, "deadline"),
+            registry=self.registry,
+        )
+        self.deadlines_passed = {k: passed.labels(*self._label_values, k) for k in KINDS}
         finished = Counter(
             "vllm:request_success",
             "Answers that ended, by reason.",
@@ -168,7 +185,7 @@ class ServerMetrics:
             self.registry.unregister(self._engine_collector)
         self._engine_collector = None
         if engine is not None:
-            self._engine_collector = EngineCollector(engine, self._label_values)
+            self._engine_collector = EngineCollector(engine, self._label_values, self)
             self.registry.register(self._engine_collector)
 
     def tokens(self) -> tuple[float, float]:
@@ -211,16 +228,20 @@ class ServerMetrics:
 class EngineCollector(Collector):
     """Reads the engine's last statistics whenever the metrics are asked for."""
 
-    def __init__(self, engine: Engine, label_values: tuple[str, str]) -> None:
+    def __init__(
+        self, engine: Engine, label_values: tuple[str, str], metrics: ServerMetrics
+    ) -> None:
         self._engine = engine
         self._label_values = label_values
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         """Yield the engine's gauges and counters."""
         stats, info = self._engine.stats(), self._engine.info
+        waiting = stats.num_waiting + self._metrics.calls_in_front()
         gauges = (
             ("vllm:num_requests_running", "Sequences in the running batch.", stats.num_running),
-            ("vllm:num_requests_waiting", "Sequences that wait for admission.", stats.num_waiting),
+            ("vllm:num_requests_waiting", "Sequences that wait for admission.", waiting),
             (
                 "vllm:kv_cache_usage_perc",
                 "Share of KV blocks in use, 0 to 1.",

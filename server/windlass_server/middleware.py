@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_server.anthropic_messages.errors import anthropic_error, speaks_anthropic
+from windlass_server.disconnect import ClientDisconnected
 from windlass_server.errors import ApiError, body_too_large, to_api_error
-from windlass_server.generation import ClientDisconnected
 from windlass_server.http_protocol import CHUNKS
 from windlass_server.operations.record import RequestRecord, begin_record
 from windlass_server.operations.request_log import known_method, log_access, route_of

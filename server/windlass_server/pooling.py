@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING
 
 from windlass.errors import (
@@ -14,13 +14,16 @@ from windlass.errors import (
     RequestFailedError,
 )
 from windlass.pooling import PoolingOutput
-from windlass_server.engine import RequestStream
+from windlass_server.engine import Engine, RequestStream
 from windlass_server.errors import engine_away, shutting_down
 from windlass_server.metrics import ServerMetrics
 from windlass_server.operations.record import current_record
 from windlass_server.protocol.embeddings import PoolingUsage
 
 if TYPE_CHECKING:
+    from windlass_server.access.admission import Admission
+    from windlass_server.access.deadline import Deadline
+    from windlass_server.access.size import Size
     from windlass_server.state import ServerState
 
 Submission = Coroutine[None, None, RequestStream[PoolingOutput]]
@@ -28,50 +31,68 @@ Submission = Coroutine[None, None, RequestStream[PoolingOutput]]
 
 async def pooled(
     state: ServerState,
-    metrics: ServerMetrics,
-    submission: Submission,
+    engine: Engine,
+    admission: Admission,
+    submit: Callable[[], Submission],
+    size: Size,
     names: Mapping[str, str] | None = None,
 ) -> PoolingOutput:
-    """Submit and wait for the answer; `names` maps the engine's parameters to the request's.
+    """Wait for the call's turn, submit, and wait for the answer, while the client stays.
+
+    `size` is of its inputs; `names` maps the engine's parameters to the request's.
 
     Raises:
-        RequestError, ApiError: the engine refused, or cannot serve now.
+        RequestError, ApiError: it was refused, or took too long.
         RequestFailedError, EngineDeadError: the engine failed on it.
     """
     started = time.monotonic()
+    model = state.models.of(engine)
     try:
-        stream = await _submitted(metrics, submission)
-        output = await _answer(state, metrics, stream)
+        await admission.enter(state.access.queue_of(model, engine), size, client_watched=True)
+        stream = await _submitted(admission, submit)
+        output = await _answer(state, model.metrics, stream, admission.deadline)
+        admission.meter.prompt_tokens = output.prompt_tokens
+    except QueueFullError:
+        model.metrics.queue_rejections.inc()
+        raise
     except RequestError as exc:
         if exc.param is not None and names is not None:
             exc.param = names.get(exc.param, exc.param)
         raise
-    metrics.observe_pooling(output, time.monotonic() - started)
+    finally:
+        admission.leave()
+    model.metrics.observe_pooling(output, time.monotonic() - started)
     current_record().pooled_tokens = output.prompt_tokens
     return output
 
 
 async def _submitted(
-    metrics: ServerMetrics, submission: Submission
+    admission: Admission, submit: Callable[[], Submission]
 ) -> RequestStream[PoolingOutput]:
     try:
-        return await submission
-    except QueueFullError:
-        metrics.queue_rejections.inc()
+        return await submit()
+    except BaseException as exc:
+        admission.refuse()
+        if isinstance(exc, EngineDeadError):
+            raise engine_away(exc) from exc
         raise
-    except EngineDeadError as exc:
-        raise engine_away(exc) from exc
 
 
 async def _answer(
-    state: ServerState, metrics: ServerMetrics, stream: RequestStream[PoolingOutput]
+    state: ServerState,
+    metrics: ServerMetrics,
+    stream: RequestStream[PoolingOutput],
+    deadline: Deadline,
 ) -> PoolingOutput:
     """Wait for the one output; whoever stops waiting aborts the request."""
     finished = metrics.finished
     try:
+        # What is in the engine has no first output to wait for: only the whole time counts.
+        deadline.watch(lambda _error: stream.abort(), lambda: True)
         async for output in stream:
             return output
-        raise RequestFailedError("The engine ended the request before it finished.")
+        ended = RequestFailedError("The engine ended the request before it finished.")
+        raise deadline.error or ended
     except EngineError:
         finished["error"].inc()
         if state.stopping.is_set():

@@ -36,10 +36,12 @@ class ServerState:
     def __init__(self, settings: ServerSettings, peers: Peers | None = None) -> None:
         self.settings = settings
         self.peers = peers
-        self.access = AccessControl(settings.access)
         self.models = ModelPool(
             (ServedModel(model, settings.template_timeout) for model in settings.models),
             settings.swap,
+        )
+        self.access = AccessControl(
+            settings.access, self.metrics, settings.processes.api_server_count
         )
         self.exposition = Exposition(settings.operations.metrics_names)
         endpoint = settings.operations.traces_endpoint

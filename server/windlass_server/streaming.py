@@ -11,8 +11,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from windlass_server.disconnect import ClientDisconnected, until_disconnect
 from windlass_server.errors import ApiError, to_api_error
-from windlass_server.generation import ClientDisconnected, until_disconnect
 from windlass_server.http_protocol import CHUNKS, ChunkWriter
 from windlass_server.operations.record import current_record
 

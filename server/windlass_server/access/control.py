@@ -1,26 +1,45 @@
-"""What decides on every call of one server: its keys, which can be read again."""
+"""What decides on every call of one server: its keys, their limits and their turns."""
 
 from __future__ import annotations
 
 import logging
+import math
+from typing import TYPE_CHECKING
 
 from windlass.errors import ConfigError
+from windlass_server.access.deadline import Deadline
+from windlass_server.access.fair_queue import FairQueue, capacity_of
 from windlass_server.access.keys import load_keys
+from windlass_server.access.rate_limits import RateLimits
 from windlass_server.access.settings import AccessSettings
+from windlass_server.metrics import ServerMetrics
+
+if TYPE_CHECKING:
+    from windlass_server.engine import Engine
+    from windlass_server.models.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
 
 
 class AccessControl:
-    """The keys of a server.
+    """The keys of a server, what each has used, and a queue per model; of one event loop.
+
+    `metrics` count who was refused and which deadlines passed. An engine that several API
+    `processes` share has an equal share of its room for each.
 
     Raises:
         ConfigError: a key or the key file is wrong.
     """
 
-    def __init__(self, settings: AccessSettings) -> None:
+    def __init__(
+        self, settings: AccessSettings, metrics: ServerMetrics, processes: int = 1
+    ) -> None:
         self.settings = settings
+        self._processes = processes
         self.keys = load_keys(settings)
+        self.limits = RateLimits(lambda limit: metrics.rate_limited[limit].inc())
+        self._metrics = metrics
+        self._queues: dict[ServedModel, FairQueue] = {}
 
     def reload(self) -> None:
         """Read the key file again; what is wrong with it is logged and the old keys stay."""
@@ -30,4 +49,33 @@ class AccessControl:
             logger.error("The keys stay as they were: %s", exc)
             return
         self.keys = keys
+        self.limits.forget_others(keys.callers)
+        for queue in self._queues.values():
+            queue.share_between(keys.callers)
         logger.info("The key file was read again: %d keys", len(keys))
+
+    def queue_of(self, model: ServedModel, engine: Engine) -> FairQueue:
+        """Return the queue in front of a model that is loaded."""
+        settings = self.settings
+        share = math.ceil(engine.info.max_num_seqs / self._processes)
+        capacity = capacity_of(share, settings.max_queued_requests)
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = FairQueue(
+                capacity,
+                max_waiting=settings.max_queued_requests,
+                max_waiting_tokens=settings.max_queued_tokens,
+            )
+            queue.share_between(self.keys.callers)
+            model.metrics.calls_in_front = lambda: queue.waiting
+        queue.capacity = capacity
+        return queue
+
+    def deadline(self) -> Deadline:
+        """Return the deadlines of a call that arrives now."""
+        settings = self.settings
+        return Deadline(settings.queue_timeout, settings.request_timeout, self.deadline_passed)
+
+    def deadline_passed(self, kind: str) -> None:
+        """Count a call whose time was over."""
+        self._metrics.deadlines_passed[kind].inc()

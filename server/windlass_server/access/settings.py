@@ -85,6 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TOML file with keys and their limits; read again on SIGHUP",
     )
+    for flag, text in (
+        ("--key-requests-per-minute", "requests that each key may make in a minute; 0: any number"),
+        ("--key-tokens-per-minute", "tokens of prompts and answers of each key in a minute"),
+        ("--key-max-concurrent-requests", "requests of each key that may run or wait at a time"),
+    ):
+        group.add_argument(flag, type=int, default=0, metavar="N", help=text)
+    group = parser.add_argument_group("deadlines")
+    for flag, text in (
+        ("--queue-timeout", "how long a request may wait for its first output (default: any time)"),
+        ("--request-timeout", "how long a request may take (default: any time)"),
+    ):
+        group.add_argument(flag, type=float, metavar="SECONDS", help=text)
 
 
 def from_arguments(args: argparse.Namespace) -> AccessSettings:
@@ -101,5 +113,12 @@ def from_arguments(args: argparse.Namespace) -> AccessSettings:
         api_keys=tuple(args.api_key),
         admin_api_keys=tuple(args.admin_api_key),
         api_key_file=args.api_key_file,
+        limits=KeyLimits(
+            requests_per_minute=args.key_requests_per_minute,
+            tokens_per_minute=args.key_tokens_per_minute,
+            max_concurrent_requests=args.key_max_concurrent_requests,
+        ),
+        queue_timeout=args.queue_timeout,
+        request_timeout=args.request_timeout,
         **{name: value for name, value in queue.items() if value is not None},
     )

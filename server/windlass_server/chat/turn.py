@@ -20,6 +20,7 @@ from windlass_server.generation import Generation
 
 if TYPE_CHECKING:
     from windlass.request import SamplingParams
+    from windlass_server.access.admission import Admission
     from windlass_server.engine import Engine
     from windlass_server.protocol.usage import Usage
     from windlass_server.state import ServerState
@@ -120,11 +121,14 @@ class ChatTurn:
         self._choices = choices
 
     @classmethod
-    async def start(cls, state: ServerState, engine: Engine, call: ChatCall) -> ChatTurn:
+    async def start(
+        cls, state: ServerState, engine: Engine, call: ChatCall, admission: Admission
+    ) -> ChatTurn:
         """Render and submit `call`; whatever can be refused is refused here.
 
         Raises:
             RequestError, ApiError: nothing has been queued.
+            ClientDisconnected: nobody waits for the answer.
         """
         chat_format = state.models.of(engine).chat_format
         tools = call.callable_tools
@@ -149,6 +153,7 @@ class ChatTurn:
                 engine,
                 [prompt],
                 sampling,
+                admission,
                 priority=call.priority,
                 cache_salt=call.cache_salt,
                 count_max=call.count_max,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 from starlette.types import Message, Receive, Scope, Send
 
+from windlass_server.disconnect import ClientDisconnected, until_disconnect
 from windlass_server.errors import server_error, unavailable
-from windlass_server.generation import ClientDisconnected, until_disconnect
 
 if TYPE_CHECKING:
     from windlass_server.processes.control import Place

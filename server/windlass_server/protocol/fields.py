@@ -65,6 +65,10 @@ class Body(BaseModel):
 
 
 class ModelBody(Body):
-    """Base of every body that names the model it is for."""
+    """Base of every body that names the model it is for.
+
+    `timeout` is how many seconds the answer may take; no API that this follows has such a field.
+    """
 
     model: str
+    timeout: Annotated[float, Field(gt=0)] | None = None

@@ -20,10 +20,10 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
-    body, engine, headers = await accept(request, ChatCompletionRequest, CHAT_UNSUPPORTED)
-    state = server_state(request)
+    body, engine, admission = await accept(request, ChatCompletionRequest, CHAT_UNSUPPORTED)
+    state, headers = server_state(request), admission.headers
     call = chat_call(body, engine, state.settings)
-    turn = await ChatTurn.start(state, engine, call)
+    turn = await ChatTurn.start(state, engine, call, admission)
     shape = ChatCompletionShape(body, engine.tokenizer, turn, named=call.tool_choice.named)
     if body.stream:
         return EventStream(state, shape.events(), headers)

@@ -39,8 +39,8 @@ DEFAULT_MAX_TOKENS = 16
 @router.post("/v1/completions")
 async def create_completion(request: Request) -> Response:
     """Continue one prompt or several."""
-    body, engine, headers = await accept(request, CompletionRequest, COMPLETION_UNSUPPORTED)
-    state = server_state(request)
+    body, engine, admission = await accept(request, CompletionRequest, COMPLETION_UNSUPPORTED)
+    state, headers = server_state(request), admission.headers
     sampling = _sampling(body, engine)
     prompts = _prompts(body, engine, sampling.n)
     try:
@@ -49,6 +49,7 @@ async def create_completion(request: Request) -> Response:
             engine,
             prompts,
             sampling,
+            admission,
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
             count_max=body.max_tokens is not None,

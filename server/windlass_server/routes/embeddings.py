@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from windlass.pooling import EmbedParams, PoolingOutput, floats
+from windlass_server.access.admission import Admission
+from windlass_server.access.size import Size, estimated_tokens
 from windlass_server.engine import Engine
-from windlass_server.pooling import pooled, usage_of
+from windlass_server.pooling import Submission, pooled, usage_of
 from windlass_server.protocol.embeddings import Embedding, EmbeddingList, EmbeddingRequest
 from windlass_server.protocol.parameters import EMBEDDING_UNSUPPORTED
 from windlass_server.routes.request import accept, server_state, whole_answer
@@ -25,21 +27,29 @@ router = APIRouter()
 @router.post("/v1/embeddings")
 async def create_embeddings(request: Request) -> Response:
     """Embed one input or several."""
-    body, engine, headers = await accept(
+    body, engine, admission = await accept(
         request, EmbeddingRequest, EMBEDDING_UNSUPPORTED, pools=True
     )
-    return await whole_answer(request, _answer(server_state(request), engine, body), headers)
+    work = _answer(server_state(request), engine, body, admission)
+    return await whole_answer(request, work, admission.headers)
 
 
-async def _answer(state: ServerState, engine: Engine, body: EmbeddingRequest) -> EmbeddingList:
+async def _answer(
+    state: ServerState, engine: Engine, body: EmbeddingRequest, admission: Admission
+) -> EmbeddingList:
     params = EmbedParams(
         dimensions=body.dimensions,
         normalize=body.normalize,
         truncate_prompt_tokens=body.truncate_prompt_tokens,
         prompt_name=body.prompt_name,
     )
-    submission = engine.embed(body.inputs, params, priority=body.priority or 0)
-    output = await pooled(state, state.models.of(engine).metrics, submission)
+    inputs = body.inputs
+
+    def submit() -> Submission:
+        return engine.embed(inputs, params, priority=body.priority or 0)
+
+    tokens = sum(map(estimated_tokens, inputs))
+    output = await pooled(state, engine, admission, submit, Size(len(inputs), tokens))
     # Millions of numbers as JSON would keep the event loop from everything else.
     encoded = await asyncio.to_thread(_encoded, output, body.encoding_format == "base64")
     return EmbeddingList(cast("list[Embedding]", encoded), body.model, usage_of(output))

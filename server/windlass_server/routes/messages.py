@@ -23,9 +23,10 @@ router = APIRouter()
 @router.post("/v1/messages")
 async def create_message(request: Request) -> Response:
     """Answer a conversation."""
-    body, engine, headers = await accept(request, MessagesRequest, MESSAGES_UNSUPPORTED)
-    state = server_state(request)
-    turn = await ChatTurn.start(state, engine, message_call(body, engine, state.settings))
+    body, engine, admission = await accept(request, MessagesRequest, MESSAGES_UNSUPPORTED)
+    state, headers = server_state(request), admission.headers
+    call = message_call(body, engine, state.settings)
+    turn = await ChatTurn.start(state, engine, call, admission)
     shape = MessageShape(body.model, turn, body.thinking)
     if not body.stream:
         return await whole_answer(request, shape.whole(), headers)
@@ -42,8 +43,8 @@ async def create_message(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a prompt."""
-    body, engine, headers = await accept(request, CountTokensRequest, MESSAGES_UNSUPPORTED)
+    body, engine, admission = await accept(request, CountTokensRequest, MESSAGES_UNSUPPORTED)
     state = server_state(request)
     call = prompt_call(body, SamplingParams(), state.settings)
     prompt = await state.prompt(call, engine)
-    return json_response(TokenCount(len(prompt["prompt_token_ids"])), headers)
+    return json_response(TokenCount(len(prompt["prompt_token_ids"])), admission.headers)

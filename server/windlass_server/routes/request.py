@@ -10,12 +10,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from windlass_server.access.admission import Admission
 from windlass_server.access.caller import runs_as
 from windlass_server.batches.service import Batches
 from windlass_server.body import parse_body
+from windlass_server.disconnect import until_disconnect
 from windlass_server.engine import Engine
 from windlass_server.errors import ApiError, unsupported, wrong_kind
-from windlass_server.generation import until_disconnect
 from windlass_server.operations.record import current_record
 from windlass_server.operations.request_log import log_request
 from windlass_server.protocol.fields import Body as AnyBody
@@ -56,33 +57,36 @@ async def accept(
     refused: Mapping[str, tuple[Any, ...]],
     *,
     pools: bool = False,
-) -> tuple[Body, Engine, dict[str, str]]:
-    """Validate the body; return it with the engine and the headers of the answer.
+) -> tuple[Body, Engine, Admission]:
+    """Validate the body; return it with the engine and the call's admission.
 
-    `pools` says that the call is for a model that embeds or scores; others are for one that
-    generates.
+    The admission's `headers` are those of the answer. `pools` says that the call is for a model
+    that embeds or scores; others are for one that generates.
 
     Raises:
-        ApiError: 4xx, the body is wrong; 503, the server cannot serve now.
+        ApiError: 4xx, the body is wrong or a limit was reached; 503, the server cannot serve now.
     """
     state = server_state(request)
     state.require_serving()
+    admission = Admission(request, state.access, state.stopping)
     body = await parse_body(request, model)
+    if body.timeout is not None:
+        admission.deadline.limit_request(body.timeout)
     served = state.models.find(body.model)
     current_record().model = served.settings.name
     if state.settings.operations.log.requests:
         names = sorted(body.model_fields_set & type(body).model_fields.keys())
         asked = {name: getattr(body, name) for name in names}
         log_request(state.settings.operations.log, request.scope, asked, await request.body())
-    headers = warnings(body, refused, state)
+    admission.headers.update(warnings(body, refused, state))
     if getattr(body, "priority", None) and not served.settings.priority_scheduling:
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
     if runs_as(request.scope) is not None:
         body = _line_of_batch(body, has_priorities=served.settings.priority_scheduling)
-    engine = await engine_for(request, body.model)
+    engine = await admission.deadline.within(engine_for(request, body.model))
     if (engine.info.pooling is not None) is not pools:
         raise wrong_kind(pools=not pools)
-    return body, engine, headers
+    return body, engine, admission
 
 
 def _line_of_batch(body: Body, *, has_priorities: bool) -> Body:

@@ -48,7 +48,8 @@ _MAX_PAGE = 100
 @router.post("/v1/responses")
 async def create_response(request: Request) -> HttpResponse:
     """Answer, and keep the answer for later requests."""
-    body, engine, headers = await accept(request, ResponsesRequest, RESPONSES_UNSUPPORTED)
+    body, engine, admission = await accept(request, ResponsesRequest, RESPONSES_UNSUPPORTED)
+    headers = admission.headers
     state, owner = server_state(request), caller(request).owner
     stored = _stored(request, body, state)
     inputs, history = _conversation(body, state, owner)
@@ -57,7 +58,7 @@ async def create_response(request: Request) -> HttpResponse:
         call = await truncated(call, state, engine)
     if body.background:
         state.background.require_room()
-    turn = await ChatTurn.start(state, engine, call)
+    turn = await ChatTurn.start(state, engine, call, admission)
     include = body.include or ()
     shape = ResponseShape(
         begun_response(body, call.sampling, stored=stored),
@@ -134,14 +135,14 @@ def _launch(
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request) -> HttpResponse:
     """Count the tokens of a prompt."""
-    body, engine, headers = await accept(request, InputTokensRequest, RESPONSES_UNSUPPORTED)
+    body, engine, admission = await accept(request, InputTokensRequest, RESPONSES_UNSUPPORTED)
     state, owner = server_state(request), caller(request).owner
     inputs, history = _conversation(body, state, owner)
     call = prompt_call(body, [*history, *inputs], SamplingParams(), state.settings)
     if body.truncation == "auto":
         call = await truncated(call, state, engine)
     prompt = await state.prompt(call, engine)
-    return json_response(InputTokens(len(prompt["prompt_token_ids"])), headers)
+    return json_response(InputTokens(len(prompt["prompt_token_ids"])), admission.headers)
 
 
 @router.get("/v1/responses/{response_id}")

@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from windlass.pooling import ScoreParams
-from windlass.text.pairs import paired
+from windlass.text.pairs import Pair, paired
+from windlass_server.access.admission import Admission
+from windlass_server.access.size import Size, estimated_tokens
 from windlass_server.engine import Engine
-from windlass_server.pooling import pooled, usage_of
+from windlass_server.pooling import Submission, pooled, usage_of
 from windlass_server.protocol.parameters import SCORE_UNSUPPORTED
 from windlass_server.protocol.scores import (
     ApiVersion,
@@ -52,13 +54,13 @@ async def rerank_v2(request: Request) -> Response:
 
 
 async def _rerank(request: Request, *, cohere: bool) -> Response:
-    body, engine, headers = await accept(request, RerankRequest, SCORE_UNSUPPORTED, pools=True)
-    work = _ranking(server_state(request), engine, body, cohere=cohere)
-    return await whole_answer(request, work, headers)
+    body, engine, admission = await accept(request, RerankRequest, SCORE_UNSUPPORTED, pools=True)
+    work = _ranking(server_state(request), engine, body, admission, cohere=cohere)
+    return await whole_answer(request, work, admission.headers)
 
 
 async def _ranking(
-    state: ServerState, engine: Engine, body: RerankRequest, *, cohere: bool
+    state: ServerState, engine: Engine, body: RerankRequest, admission: Admission, *, cohere: bool
 ) -> RerankResponse:
     truncate, keep = body.truncate_prompt_tokens, body.max_tokens_per_doc
     if cohere:
@@ -69,8 +71,11 @@ async def _ranking(
     )
     texts = body.texts
     pairs = paired(body.query, texts)
-    submission = engine.score(pairs, params, priority=body.priority or 0)
-    output = await pooled(state, state.models.of(engine).metrics, submission, _RERANK_NAMES)
+
+    def submit() -> Submission:
+        return engine.score(pairs, params, priority=body.priority or 0)
+
+    output = await pooled(state, engine, admission, submit, _size(pairs), _RERANK_NAMES)
     best = sorted(range(len(texts)), key=lambda index: -output.scores[index])[: body.top_n]
     results = [RerankResult(index, output.scores[index]) for index in best]
     if not cohere if body.return_documents is None else body.return_documents:
@@ -91,17 +96,23 @@ async def _ranking(
 @router.post("/v1/score")
 async def score(request: Request) -> Response:
     """Score one text against each of several, or pairs of texts."""
-    body, engine, headers = await accept(request, ScoreRequest, SCORE_UNSUPPORTED, pools=True)
-    return await whole_answer(request, _scores(server_state(request), engine, body), headers)
+    body, engine, admission = await accept(request, ScoreRequest, SCORE_UNSUPPORTED, pools=True)
+    work = _scores(server_state(request), engine, body, admission)
+    return await whole_answer(request, work, admission.headers)
 
 
-async def _scores(state: ServerState, engine: Engine, body: ScoreRequest) -> ScoreResponse:
+async def _scores(
+    state: ServerState, engine: Engine, body: ScoreRequest, admission: Admission
+) -> ScoreResponse:
     params = ScoreParams(
         truncate_prompt_tokens=body.truncate_prompt_tokens, instruction=body.instruction
     )
     pairs = paired(body.text_1, body.text_2)
-    submission = engine.score(pairs, params, priority=body.priority or 0)
-    output = await pooled(state, state.models.of(engine).metrics, submission, _SCORE_NAMES)
+
+    def submit() -> Submission:
+        return engine.score(pairs, params, priority=body.priority or 0)
+
+    output = await pooled(state, engine, admission, submit, _size(pairs), _SCORE_NAMES)
     return ScoreResponse(
         id=f"score-{uuid4().hex}",
         created=int(time.time()),
@@ -109,3 +120,8 @@ async def _scores(state: ServerState, engine: Engine, body: ScoreRequest) -> Sco
         data=[ScoreObject(index, value) for index, value in enumerate(output.scores)],
         usage=usage_of(output),
     )
+
+
+def _size(pairs: list[Pair]) -> Size:
+    tokens = sum(estimated_tokens(text) for pair in pairs for text in pair)
+    return Size(len(pairs), tokens)

@@ -16,6 +16,7 @@ from windlass_server.access.control import AccessControl
 from windlass_server.access.key_file import read_key_file
 from windlass_server.access.keys import Key, KeyRing, digest_of, load_keys
 from windlass_server.access.settings import AccessSettings, KeyLimits
+from windlass_server.metrics import ServerMetrics
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_reload_takes_new_keys_and_a_broken_one_keeps_the_old(
     key_file: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = key_file('[[keys]]\nname = "a"\nkey = "one"')
-    control = AccessControl(AccessSettings(api_key_file=path))
+    control = AccessControl(AccessSettings(api_key_file=path), ServerMetrics("model"))
     key_file('[[keys]]\nname = "a"\nkey = "two"')
     control.reload()
     assert control.keys.find(["one"]) is None

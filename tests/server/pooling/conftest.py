@@ -82,7 +82,13 @@ class Pooling:
         self.priorities.append(priority)
         inbox: Inbox[PoolingOutput] = Inbox(job.request_id)
         self.task = asyncio.create_task(self.run(job, inbox))
-        return RequestStream(inbox, self.aborted.append)
+
+        def abort(request_id: str) -> None:
+            self.aborted.append(request_id)
+            self.task.cancel()
+            inbox.end()
+
+        return RequestStream(inbox, abort)
 
     async def run(self, job: PoolingJob, inbox: Inbox[PoolingOutput]) -> None:
         await self.engine.gate.wait()
