@@ -64,7 +64,7 @@ class Database:
             return work(connection)
 
     async def give_back(self) -> None:
-        """Return free pages to the file system."""
+        """Return some of the free pages to the file system."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, _vacuum, self._connection)
 
@@ -82,15 +82,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # Commits happen in the thread that made the connection, its close in the thread of `close`.
     connection = connect(path)
     try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             raise WindlassError(f"{path} was written by another version of Windlass")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
         if version == 0:
             with connection:
                 _create(connection)
@@ -119,7 +118,7 @@ def _holds_int(kind: object) -> bool:
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+    connection.execute("PRAGMA incremental_vacuum(10000)").fetchall()
 
 
 def insert(connection: sqlite3.Connection, record: FileRecord | BatchRecord) -> None:

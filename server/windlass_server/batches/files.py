@@ -6,11 +6,11 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from uuid import uuid4
 
-from windlass_server.batches.database import Database, insert, page, select
+from windlass_server.batches.database import Database, connect, insert, page, select
 from windlass_server.batches.records import UNFINISHED, FileRecord
 from windlass_server.batches.settings import BatchSettings
 from windlass_server.errors import ApiError, invalid_request
@@ -179,12 +179,13 @@ class FileStore:
         for row in gone:
             self.path(row["id"]).unlink(missing_ok=True)
 
-    async def delete_orphans(self) -> None:
-        """Delete bytes without a row, which a server left behind that was killed."""
-        rows = await self._database.run(
-            lambda connection: connection.execute("SELECT id FROM files").fetchall()
-        )
-        known = {row["id"] for row in rows}
+    def delete_orphans(self) -> None:
+        """Delete bytes without a row, which a server left behind that was killed.
+
+        Nothing else may use the folder meanwhile.
+        """
+        with closing(connect(self._database.path)) as connection:
+            known = {row["id"] for row in connection.execute("SELECT id FROM files")}
         for path in self._folder.iterdir():
             if path.name not in known:
                 path.unlink()

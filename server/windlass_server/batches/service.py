@@ -45,6 +45,7 @@ class Batches:
             os.close(self._lock)
             raise
         self.files = FileStore(self.database, folder / "files", settings, clock)
+        self.files.delete_orphans()
         self.store = BatchStore(self.database, settings, clock)
         self._news = asyncio.Event()
         self._stops: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -74,8 +75,9 @@ class Batches:
         await self._stops[batch_id].wait()
 
     def ended(self, batch_id: str) -> None:
-        """Note that nobody waits for the end of a batch any more."""
+        """Note that nobody works on a batch any more; what has not ended is taken up again."""
         self._stops.pop(batch_id, None)
+        self._news.set()
 
     def close(self) -> None:
         """Let another server use the folder."""
@@ -86,7 +88,8 @@ class Batches:
 def _lock(folder: Path) -> int:
     """Make the folder and hold it against other servers, which would run the same lines."""
     try:
-        (folder / "files").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "files").mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
         raise WindlassError(f"cannot use --batch-dir {folder}: {exc.strerror or exc}") from exc

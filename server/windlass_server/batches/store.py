@@ -13,7 +13,6 @@ from windlass_server.batches.database import Database, insert, page, select
 from windlass_server.batches.records import UNFINISHED, BatchRecord, FileRecord, Status
 from windlass_server.batches.settings import BatchSettings
 from windlass_server.errors import ApiError, invalid_request
-from windlass_server.protocol.batches import BatchError
 
 _OWN = "owner = :owner AND id = :id"
 _COUNT = f"SELECT count(*) FROM batches WHERE status IN {UNFINISHED}"
@@ -106,16 +105,6 @@ class BatchStore:
         """Note that nothing runs any more; a batch that was cancelled meanwhile stays so."""
         return await self._change(
             batch_id, ("in_progress",), status="finalizing", finalizing_at=self._now()
-        )
-
-    async def fail(self, batch_id: str, errors: Sequence[BatchError]) -> BatchRecord:
-        """End a batch that cannot be run."""
-        return await self._change(
-            batch_id,
-            UNFINISHED,
-            status="failed",
-            failed_at=self._now(),
-            errors=msgspec.json.encode(errors).decode(),
         )
 
     async def _change(

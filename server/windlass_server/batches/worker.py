@@ -7,9 +7,11 @@ import logging
 import sqlite3
 from asyncio import FIRST_COMPLETED
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.types import ASGIApp
 
 from windlass_server.access.caller import Caller
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _POLL = 0.02
 _HOUSEKEEPING = 30.0
-_DISK_RETRY = 5.0
+_DISK_RETRY = 1.0
 
 
 def is_quiet(state: ServerState, model_name: str | None) -> bool:
@@ -70,7 +72,6 @@ class BatchWorker:
     async def run(self) -> None:
         """Work until cancelled; what runs then is run again by the next server."""
         try:
-            await self._batches.files.delete_orphans()
             while True:
                 try:
                     await self._look_around()
@@ -94,24 +95,37 @@ class BatchWorker:
         await self._batches.store.forget_old()
 
     async def _drive(self, record: BatchRecord) -> None:
-        """Bring one batch to its end."""
-        store = self._batches.store
+        """Bring one batch to its end, or give up for now when the disk is in the way."""
         try:
-            if record.status == "validating":
-                record = await self._validate(record)
-            if record.status == "in_progress":
-                await self._run_lines(record)
-                record = await store.finalize(record.id)
-            await self._finish(record)
+            await self._run(record)
+        except FileNotFoundError:
+            error = BatchError("input_file_missing", "The input file is not there any more.")
+            await self._finish(record, "failed", [error])
         except BatchFault as fault:
-            await store.fail(record.id, fault.errors)
+            await self._finish(record, "failed", fault.errors)
+        except (sqlite3.Error, OSError):
+            logger.exception("The batch %s waits: its folder cannot be used now", record.id)
+            await asyncio.sleep(_DISK_RETRY)
         except Exception:
             logger.exception("The batch %s failed", record.id)
             message = "The server failed on this batch; its log says why."
-            await store.fail(record.id, [BatchError("internal_error", message)])
+            await self._finish(record, "failed", [BatchError("internal_error", message)])
         finally:
-            self._batches.ended(record.id)
             del self._drivers[record.id]
+            self._batches.ended(record.id)
+
+    async def _run(self, record: BatchRecord) -> None:
+        if record.status == "validating":
+            record = await self._validate(record)
+        if record.status == "in_progress":
+            await self._run_lines(record)
+            record = await self._batches.store.finalize(record.id)
+        status: Status = "completed"
+        if record.cancelling_at is not None:
+            status = "cancelled"
+        elif record.completed + record.failed < record.total:
+            status = "expired"
+        await self._finish(record, status)
 
     async def _validate(self, record: BatchRecord) -> BatchRecord:
         found = await asyncio.to_thread(
@@ -142,11 +156,14 @@ class BatchWorker:
         done = await self._batches.store.lines_done(record.id)
         caller = caller_of(self._state, record.owner)
         source = lines_of(self._batches.files.path(record.input_file_id), self._max_line_bytes)
-        async with asyncio.TaskGroup() as running, aclosing(source) as lines:
-            async for number, data in lines:
-                if number not in done:
-                    await self._take_slot(record)
-                    running.create_task(self._run_line(record, number, data, caller))
+        try:
+            async with asyncio.TaskGroup() as running, aclosing(source) as lines:
+                async for number, data in lines:
+                    if number not in done:
+                        await self._take_slot(record)
+                        running.create_task(self._run_line(record, number, data, caller))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def _take_slot(self, record: BatchRecord) -> None:
         """Wait for a free place and for a quiet moment, batch by batch in turn."""
@@ -181,13 +198,10 @@ class BatchWorker:
                 logger.exception("A result cannot be stored now")
                 await asyncio.sleep(_DISK_RETRY)
 
-    async def _finish(self, record: BatchRecord) -> None:
+    async def _finish(
+        self, record: BatchRecord, status: Status, errors: Sequence[BatchError] = ()
+    ) -> None:
         """Write the output files of a batch of which nothing runs any more."""
-        status: Status = "completed"
-        if record.cancelling_at is not None:
-            status = "cancelled"
-        elif record.completed + record.failed < record.total:
-            status = "expired"
         files = await asyncio.to_thread(
             write_outputs,
             self._batches.database,
@@ -196,5 +210,7 @@ class BatchWorker:
             self._max_line_bytes,
             expired=status == "expired",
         )
-        ids = {f"{name}_file_id": file.id for name, file in files.items()}
-        await self._batches.store.finish(record.id, status, list(files.values()), **ids)
+        values = {f"{name}_file_id": file.id for name, file in files.items()}
+        if errors:
+            values["errors"] = msgspec.json.encode(errors).decode()
+        await self._batches.store.finish(record.id, status, list(files.values()), **values)

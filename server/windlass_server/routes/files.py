@@ -10,7 +10,6 @@ from starlette.responses import FileResponse, Response
 from windlass_server.access.caller import caller
 from windlass_server.batches.records import FileRecord
 from windlass_server.batches.upload import UploadForm, store_upload
-from windlass_server.errors import invalid_request
 from windlass_server.protocol.files import FileDeleted, FileList, FileObject
 from windlass_server.protocol.paging import is_ascending, limit_of
 from windlass_server.routes.request import batches_of, json_response
@@ -44,13 +43,9 @@ async def create_file(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """List files by age."""
     files, query = batches_of(request).files, request.query_params
-    purpose = query.get("purpose")
-    if purpose not in (None, "batch", "batch_output"):
-        text = "'purpose' must be batch or batch_output."
-        raise invalid_request(text, "purpose", "invalid_value")
     records, has_more = await files.page(
         caller(request).owner,
-        purpose,
+        query.get("purpose"),
         limit=limit_of(query, _MOST, _MOST),
         after=query.get("after"),
         ascending=is_ascending(query),

@@ -35,10 +35,19 @@ class Desk:
     def __init__(self, state: ServerState, folder: Path) -> None:
         self.now = 1_700_000_000.0
         self.state = state
-        self.batches = Batches(str(folder), state.settings.batches, lambda: self.now)
-        state.batches = self.batches
+        self._folder = folder
+        self.open()
         self.app = create_app(state)
         self._headers: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Take the folder, as a server does that starts."""
+        self.batches = Batches(str(self._folder), self.state.settings.batches, lambda: self.now)
+        self.state.batches = self.batches
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self.batches.close()
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -121,7 +130,7 @@ async def make_desk(
         async def make(*, server: dict[str, Any] | None = None, **settings: Any) -> Desk:
             limits = BatchSettings(**settings)
             desk = Desk(make_state(batches=limits, **server or {}), tmp_path / "batches")
-            stack.callback(desk.batches.close)
+            stack.callback(desk.close)
             return desk
 
         yield make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,7 +16,8 @@ from openai.types.responses import Response
 from published_schema import check
 
 from windlass.errors import EngineDeadError, QueueFullError
-from windlass_server.batches.call import MAX_ATTEMPTS
+from windlass_server.batches.call import MAX_ATTEMPTS, TokenCounts
+from windlass_server.batches.output import write_outputs
 
 if TYPE_CHECKING:
     from tests.server.batches.conftest import Desk, MakeDesk
@@ -431,7 +433,81 @@ async def test_an_input_that_cannot_be_read_fails_the_batch_only(desk: Desk) -> 
         assert (await desk.wait(good.id)).status == "completed"
     assert failed.errors is not None
     assert failed.errors.data is not None
-    assert [error.code for error in failed.errors.data] == ["internal_error"]
+    assert [error.code for error in failed.errors.data] == ["input_file_missing"]
+
+
+async def test_an_input_that_vanishes_leaves_what_was_done(
+    make_desk: MakeDesk, engine: FakeEngine
+) -> None:
+    desk = await make_desk(concurrency=1)
+    created = await desk.batch(*(line(str(n)) for n in range(30)))
+    async with desk.working():
+        await desk.wait(created.id, lambda b: bool(b.request_counts and b.request_counts.completed))
+    desk.batches.files.path(created.input_file_id).unlink()
+    async with desk.working():
+        batch = await desk.wait(created.id)
+    assert batch.status == "failed"
+    assert batch.request_counts is not None
+    assert len(await desk.results(batch.output_file_id)) == batch.request_counts.completed > 0
+
+
+async def test_a_full_disk_stops_batches_until_there_is_room(desk: Desk) -> None:
+    created = await desk.batch(*(line(str(n)) for n in range(40)))
+
+    async def bound(pages: int) -> None:
+        """Let the database have so many pages more."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            (count,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {count + pages}").fetchall()
+
+        await desk.batches.database.run(work)
+
+    await bound(3)
+    async with desk.working():
+        await desk.wait(created.id, lambda b: bool(b.request_counts and b.request_counts.completed))
+        await asyncio.sleep(0.3)
+        halfway = await desk.look(created.id)
+        await bound(10_000)
+        batch = await desk.wait(created.id)
+    assert halfway.status == "in_progress"
+    results = await desk.results(batch.output_file_id)
+    assert [result["custom_id"] for result in results] == [str(n) for n in range(40)]
+
+
+async def test_outputs_that_were_cut_short_are_written_anew(desk: Desk) -> None:
+    """As by a server that is killed after it wrote them, and before it said so."""
+    created = await desk.batch(*(line(str(n)) for n in range(3)))
+    answer = json.loads('{"status_code": 200, "request_id": "r", "body": {}}')
+    for number in (1, 2, 3):
+        data = json.dumps({"id": "x", "custom_id": str(number), "response": answer, "error": None})
+        stored = (data + "\n").encode()
+        await desk.batches.store.add_result(created.id, number, True, stored, TokenCounts())
+    await desk.batches.store.begin(created.id, 3, "fake-model")
+    record = await desk.batches.store.finalize(created.id)
+    files = desk.batches.files
+    lost = write_outputs(desk.batches.database, files, record, 10_000, expired=False)
+    assert set(lost) == {"output"}
+    desk.close()
+    desk.open()
+    assert not desk.batches.files.path(lost["output"].id).exists()
+    async with desk.working():
+        batch = await desk.wait(created.id)
+    assert batch.status == "completed"
+    results = await desk.results(batch.output_file_id)
+    assert [result["custom_id"] for result in results] == ["1", "2", "3"]
+    listed = (await desk.request("GET", "/v1/files?purpose=batch_output")).json()
+    assert [file["id"] for file in listed["data"]] == [batch.output_file_id]
+
+
+async def test_a_result_is_counted_once(desk: Desk) -> None:
+    created = await desk.batch(line("a"))
+    for data in (b"first", b"second"):
+        await desk.batches.store.add_result(created.id, 1, True, data, TokenCounts(output_tokens=7))
+    batch = await desk.look(created.id)
+    assert batch.request_counts is not None
+    assert batch.usage is not None
+    assert (batch.request_counts.completed, batch.usage.output_tokens) == (1, 7)
 
 
 async def test_ended_batches_are_forgotten_in_time(make_desk: MakeDesk) -> None:

@@ -52,6 +52,7 @@ async def test_files_are_listed_page_by_page(desk: Desk) -> None:
     assert await listed(f"?order=asc&limit=3&after={ids[1]}") == (ids[2:], False)
     assert await listed(f"?limit=1&after={ids[1]}") == (ids[:1], False)
     assert await listed("?purpose=batch_output") == ([], False)
+    assert await listed("?purpose=vision") == ([], False)
     assert await listed("?purpose=batch&limit=10000") == (ids[::-1], False)
 
 
@@ -230,10 +231,10 @@ async def test_what_a_killed_server_left_behind_is_deleted(desk: Desk) -> None:
     kept = check((await desk.upload(b"x")).content, FileObject)
     part = desk.batches.files.new_path()
     part.write_bytes(b"half of")
-    async with desk.working():
-        while part.exists():
-            await asyncio.sleep(0.01)
-    assert desk.batches.files.path(kept.id).exists()
+    desk.close()
+    desk.open()
+    assert not part.exists()
+    assert (await desk.request("GET", f"/v1/files/{kept.id}/content")).content == b"x"
 
 
 async def test_without_a_folder_the_routes_name_the_flag(make_client: MakeClient) -> None:
