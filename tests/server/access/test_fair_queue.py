@@ -194,6 +194,21 @@ async def test_of_each_caller_so_many_wait_and_the_other_s_queue_is_not_full() -
     Call(B, 15, 1).enter(queue)
 
 
+async def test_who_gives_up_makes_room_in_the_queue_at_once() -> None:
+    queue = FairQueue(1, max_waiting=1)
+    queue.share_between([A, B])
+    calls = [Call(A, 1, 1) for _ in range(3)]
+    for call in calls[:2]:
+        call.enter(queue)
+    waiting = calls[1]
+    assert waiting.turn is not None
+    assert waiting.place is not None
+    waiting.turn.cancel()
+    queue.leave(waiting.place)
+    calls[2].enter(queue)
+    assert queue.waiting == 1
+
+
 @pytest.mark.parametrize(
     ("max_num_seqs", "max_queued", "capacity"),
     [(256, 2048, 288), (4, 2048, 5), (1, 2048, 2), (256, 0, 288), (256, 8, 264), (8, 1, 9)],
