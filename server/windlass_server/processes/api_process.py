@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -122,7 +122,8 @@ class ApiLifecycle(Lifecycle):
                 id_prefix=f"{start.front_end}:",
             )
 
-        super().__init__(start.settings, start_engine, peers=Peers(start.place))
+        self.peers = Peers(start.place)
+        super().__init__(start.settings, start_engine, peers=self.peers)
         self.state.created = start.place.created
 
     def say_ready(self, address: str) -> None:
@@ -146,7 +147,11 @@ async def _live() -> int:
         os._exit(0)
 
     lifecycle = ApiLifecycle(start, supervisor)
-    async with _listening(supervisor, orphaned), answering_peers(lifecycle.app, start):
+    async with (
+        _listening(supervisor, orphaned),
+        aclosing(lifecycle.peers),
+        answering_peers(lifecycle.app, start),
+    ):
         try:
             await until_signal(lifecycle, socket.socket(fileno=start.listener))
         except WindlassError as error:

@@ -1,0 +1,48 @@
+"""What several processes counted, added up."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from windlass_server.processes.metrics import Summed
+
+
+def counted(requests: dict[str, int], seconds: list[float], running: int) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    counter = Counter("requests", "Requests.", ["status"], registry=registry)
+    for status, count in requests.items():
+        counter.labels(status).inc(count)
+    histogram = Histogram("seconds", "Seconds.", buckets=(1.0, 2.0), registry=registry)
+    for value in seconds:
+        histogram.observe(value)
+    Gauge("running", "Running.", registry=registry).set(running)
+    return registry
+
+
+def read(registry: CollectorRegistry) -> list[Metric]:
+    return list(text_string_to_metric_families(generate_latest(registry).decode()))
+
+
+def test_processes_are_summed_as_one_that_counted_everything() -> None:
+    first = counted({"200": 3, "503": 1}, [0.5, 1.5], 2)
+    second = counted({"200": 4, "404": 2}, [1.7, 9.0], 3)
+    summed = CollectorRegistry(auto_describe=False)
+    summed.register(Summed(read(first), read(second)))
+    whole = counted({"200": 7, "503": 1, "404": 2}, [0.5, 1.5, 1.7, 9.0], 5)
+
+    def samples(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for metric in read(registry)
+            for sample in metric.samples
+            if not sample.name.endswith("_created")
+        }
+
+    assert samples(summed) == samples(whole)
+    assert {metric.name: metric.type for metric in read(summed)} == {
+        "requests": "counter",
+        "seconds": "histogram",
+        "running": "gauge",
+    } | {m.name: m.type for m in read(summed) if m.name.endswith("_created")}
