@@ -46,9 +46,11 @@ def is_quiet(state: ServerState, model_name: str | None) -> bool:
         return True  # it is not served any more: the line is answered with that
     if model.asleep:
         return False
-    if model.engine is None:
+    engine = model.engine
+    if engine is None:
         return not any(other.in_use for other in state.models.loaded)
-    return model.engine.is_ready and not model.engine.stats().num_waiting
+    waiting = engine.stats().num_waiting + state.access.queue_of(model, engine).waiting
+    return engine.is_ready and not waiting
 
 
 def caller_of(state: ServerState, owner: str) -> Caller:

@@ -16,6 +16,9 @@ from openai.types.responses import Response
 from published_schema import check
 
 from windlass.errors import EngineDeadError, QueueFullError
+from windlass_server.access.fair_queue import capacity_of
+from windlass_server.access.keys import load_keys
+from windlass_server.access.settings import AccessSettings, KeyLimits
 from windlass_server.batches.call import MAX_ATTEMPTS, TokenCounts
 from windlass_server.batches.output import write_outputs
 
@@ -293,6 +296,81 @@ async def test_lines_wait_while_online_requests_wait(desk: Desk, engine: FakeEng
         assert not engine.submitted
         engine.stats().num_waiting = 0
         assert (await desk.wait(created.id)).status == "completed"
+
+
+async def test_lines_wait_while_calls_wait_for_their_turn(
+    make_desk: MakeDesk, engine: FakeEngine
+) -> None:
+    """They wait in front of the engine where there are several keys."""
+    desk = await make_desk(server={"api_keys": ("one", "two")})
+    desk.use_key("one")
+    created = await desk.batch(line("a"))
+    engine.gate.clear()
+    room = capacity_of(engine.info.max_num_seqs, desk.state.settings.access.max_queued_requests)
+    body = line("online")["body"]
+    calls = (desk.request("POST", CHAT, json=body) for _ in range(room + 1))
+    online = [asyncio.create_task(call) for call in calls]
+    async with asyncio.timeout(10):
+        while len(engine.running) < room:
+            await asyncio.sleep(0.01)
+    async with desk.working():
+        await desk.wait(created.id, lambda batch: batch.status == "in_progress")
+        for _ in range(10):
+            await asyncio.sleep(0.02)
+        queue = desk.state.access.queue_of(desk.state.models.default, engine)
+        assert queue.waiting == 1  # the last of the online calls
+        engine.gate.set()
+        assert (await desk.wait(created.id)).status == "completed"
+    assert {response.status_code for response in await asyncio.gather(*online)} == {200}
+    assert len(engine.submitted) == room + 2
+
+
+async def test_limits_of_a_key_do_not_hold_for_its_batches(make_desk: MakeDesk) -> None:
+    limits = KeyLimits(requests_per_minute=1, max_concurrent_requests=1)
+    desk = await make_desk(server={"api_keys": ("one",), "limits": limits})
+    desk.use_key("one")
+    created = await desk.batch(*(line(str(n)) for n in range(6)))
+    async with desk.working():
+        batch = await desk.wait(created.id)
+    assert batch.request_counts is not None
+    assert batch.request_counts.completed == 6
+    statuses = [(await desk.request("POST", CHAT, json=line("")["body"])).status_code for _ in "ab"]
+    assert statuses == [200, 429]
+
+
+async def test_a_line_runs_as_the_owner_of_its_batch(make_desk: MakeDesk) -> None:
+    """It goes on from a response of its own key, and from none of another's."""
+    desk = await make_desk(server={"api_keys": ("one", "two")})
+    desk.use_key("one")
+    body = {"model": "fake-model", "input": "Hi"}
+    first = (await desk.request("POST", "/v1/responses", json=body)).json()
+    lines = [line("a", "/v1/responses", input="Go on", previous_response_id=first["id"])]
+    mine = await desk.batch(*lines, endpoint="/v1/responses")
+    desk.use_key("two")
+    other = await desk.batch(*lines, endpoint="/v1/responses")
+    async with desk.working():
+        done = await desk.wait(other.id)
+        (result,) = await desk.results(done.error_file_id)
+        assert result["response"]["body"]["error"]["code"] == "previous_response_not_found"
+        desk.use_key("one")
+        done = await desk.wait(mine.id)
+    assert done.output_file_id is not None
+    assert done.error_file_id is None
+
+
+async def test_a_batch_goes_on_when_its_key_is_gone(make_desk: MakeDesk) -> None:
+    desk = await make_desk(server={"api_keys": ("one", "two")})
+    desk.use_key("one")
+    created = await desk.batch(line("a"))
+    keys = desk.state.access.keys
+    desk.state.access.keys = load_keys(AccessSettings(api_keys=("two",)))
+    async with desk.working():
+        async with asyncio.timeout(10):
+            while await desk.batches.store.unfinished():
+                await asyncio.sleep(0.01)
+    assert (await desk.request("GET", f"/v1/batches/{created.id}")).status_code == 401
+    desk.state.access.keys = keys
+    assert (await desk.look(created.id)).status == "completed"
 
 
 async def test_batches_take_turns(make_desk: MakeDesk, engine: FakeEngine) -> None:
