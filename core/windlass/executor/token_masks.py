@@ -157,19 +157,15 @@ class TokenMasks:
 
     def restrict(self, logits: torch.Tensor, scheduled: list[ScheduledRow]) -> torch.Tensor:
         """Logits `[S, V]`, minus infinity where a row's token is not allowed."""
-        rows = [
-            (i, row) for i, row in self._of(scheduled) if row.matcher or row.allowed is not None
-        ]
-        rows = [(i, row) for i, row in rows if not row.error]
+        rows = {
+            i: row
+            for i, row in self._of(scheduled)
+            if (row.matcher or row.allowed is not None) and not row.error
+        }
         if not rows:
             return logits
-        masks = self._masks([row for _, row in rows])
-        if len(rows) == len(scheduled):
-            masked: torch.Tensor = self._ops.apply_token_mask(logits, masks)
-            return masked
-        index = self._transfers.upload([i for i, _ in rows], torch.int64)
-        masked = self._ops.apply_token_mask(logits.index_select(0, index), masks)
-        return logits.index_copy(0, index, masked)
+        masked: torch.Tensor = self._ops.apply_token_mask(logits, self._masks(rows, logits))
+        return masked
 
     def errors(self, scheduled: list[ScheduledRow]) -> dict[int, str]:
         """The rows that end with an error, by their place among `scheduled`."""
@@ -178,20 +174,19 @@ class TokenMasks:
     def _of(self, scheduled: list[ScheduledRow]) -> list[tuple[int, _Row]]:
         return [(i, self._rows[s.row]) for i, s in enumerate(scheduled) if s.row in self._rows]
 
-    def _masks(self, rows: list[_Row]) -> torch.Tensor:
-        """One mask a row, int32 `[len(rows), ceil(V / 32)]`, on the device."""
-        matched = [(i, row) for i, row in enumerate(rows) if row.matcher is not None]
-        static = [row.allowed for row in rows if row.allowed is not None]
-        if not matched:
-            return torch.stack(static)
-        host = self._fill([row for _, row in matched])
-        masks = self._transfers.upload_array(host)
-        if not static:
-            return masks
-        whole = masks.new_empty(len(rows), self._words)
-        whole[self._transfers.upload([i for i, _ in matched], torch.int64)] = masks
-        others = [i for i, row in enumerate(rows) if row.allowed is not None]
-        whole[self._transfers.upload(others, torch.int64)] = torch.stack(static)
+    def _masks(self, rows: dict[int, _Row], logits: torch.Tensor) -> torch.Tensor:
+        """A mask for every row of `logits`, int32 `[S, ceil(V / 32)]`; others allow all tokens."""
+        matched = [i for i, row in rows.items() if row.matcher is not None]
+        static = {i: row.allowed for i, row in rows.items() if row.allowed is not None}
+        whole = logits.new_full((len(logits), self._words), _ALL, dtype=torch.int32)
+        if matched:
+            masks = self._transfers.upload_array(self._fill([rows[i] for i in matched]))
+            if len(matched) == len(logits):
+                return masks
+            whole[self._transfers.upload(matched, torch.int64)] = masks
+        if static:
+            places = self._transfers.upload(list(static), torch.int64)
+            whole[places] = torch.stack(list(static.values()))
         return whole
 
     def _fill(self, rows: list[_Row]) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:

@@ -19,7 +19,15 @@ from windlass.config import Quantization
 from windlass.kernels import sampling as reference
 from windlass.kernels.experts import PackedExperts
 from windlass.kernels.linear import PackedWeight
-from windlass.kernels.triton import activation, decode_step, logprobs, norm, routing, sampling
+from windlass.kernels.triton import (
+    activation,
+    decode_step,
+    logprobs,
+    norm,
+    routing,
+    sampling,
+    token_mask,
+)
 from windlass.kernels.triton import penalties as penalty
 from windlass.kernels.triton import rope as rotary
 
@@ -37,6 +45,7 @@ _TAKE_EVERY_CALL = (
     "greedy",
     "sample",
     "penalties",
+    "apply_token_mask",
     "token_logprobs",
     "route_experts",
 )
@@ -53,7 +62,7 @@ class TritonOps:
         self._activation_config = tuning.activation_config()
         self._step_config = tuning.step_config()
         self._sample_config = tuning.sample_config()
-        self._penalties_config = tuning.penalties_config()
+        self._vocabulary_config = tuning.vocabulary_config()
         self._logprobs_config = tuning.logprobs_config()
         self._route_config = tuning.route_config()
 
@@ -195,8 +204,12 @@ class TritonOps:
             repetition,
             frequency,
             presence,
-            self._penalties_config,
+            self._vocabulary_config,
         )
+
+    def apply_token_mask(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`windlass.kernels.sampling.apply_token_mask`."""
+        return token_mask.apply_token_mask(logits, mask, self._vocabulary_config)
 
     def token_logprobs(
         self, logits: torch.Tensor, tokens: torch.Tensor, num_top: int

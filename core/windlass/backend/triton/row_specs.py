@@ -18,6 +18,7 @@ from windlass.kernels.triton import (
     norm,
     penalties,
     sampling,
+    token_mask,
     write_kv,
 )
 from windlass.kernels.triton import rope as rotary
@@ -28,7 +29,7 @@ FP8_TYPES = {torch.float8_e4m3fn: "fp8e4nv", torch.float8_e4m3fnuz: "fp8e4b8"}
 
 
 def row_kernel_specs(tuning: TritonTuning) -> list[KernelSpec]:
-    """Norms, activation, rotation, a decode step's begin and end, penalties, log-probabilities."""
+    """Norms, activation, rotation, a decode step's begin and end, and what sampling needs."""
     return [*_row_ops(tuning), *_rotations(tuning), *_sampling(tuning)]
 
 
@@ -90,14 +91,23 @@ def _row_ops(tuning: TritonTuning) -> Iterator[KernelSpec]:
             config=activation_config,
         ),
     )
-    penalties_config = tuning.penalties_config()
+    vocabulary_config = tuning.vocabulary_config()
     yield _spec(
         "penalties",
         penalties.penalties_kernel,
         _Use(
             types="*fp32 *i1 *i32 *fp32 *fp32 *fp32 *fp32 i32 i32",
-            constants={"BLOCK": penalties_config.block},
-            config=penalties_config,
+            constants={"BLOCK": vocabulary_config.block},
+            config=vocabulary_config,
+        ),
+    )
+    yield _spec(
+        "apply_token_mask",
+        token_mask.token_mask_kernel,
+        _Use(
+            types="*fp32 *i32 *fp32 i32 i32 i32",
+            constants={"BLOCK": vocabulary_config.block},
+            config=vocabulary_config,
         ),
     )
 

@@ -192,8 +192,8 @@ class TritonTuning(ABC):
             **self.launch_arguments(),
         )
 
-    def penalties_config(self) -> RowConfig:
-        """Penalties."""
+    def vocabulary_config(self) -> RowConfig:
+        """One pass over the vocabulary, token by token: penalties, masks."""
         return RowConfig(block=1024, num_warps=self._warps(128), **self.launch_arguments())
 
     def logprobs_config(self) -> RowConfig:
