@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from windlass.errors import ConfigError
 from windlass_server.access.deadline import Deadline
 from windlass_server.access.fair_queue import FairQueue, capacity_of
-from windlass_server.access.keys import load_keys
+from windlass_server.access.keys import KeyRing, load_keys
 from windlass_server.access.rate_limits import RateLimits
-from windlass_server.access.settings import AccessSettings
+from windlass_server.access.settings import NO_LIMITS, AccessSettings
 from windlass_server.metrics import ServerMetrics
 
 if TYPE_CHECKING:
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from windlass_server.models.served_model import ServedModel
 
 logger = logging.getLogger(__name__)
+
+
+def keys_of(settings: AccessSettings, processes: int) -> KeyRing:
+    """Return the keys of a server with so many API processes.
+
+    Raises:
+        ConfigError: a key or the key file is wrong; a key has limits, and there are several
+            processes, each of which would know only what it answered itself.
+    """
+    keys = load_keys(settings)
+    limited = next((one.name for one in keys.callers if one.limits != NO_LIMITS), None)
+    if processes > 1 and limited is not None:
+        raise ConfigError(
+            f"--api-server-count {processes} excludes limits of keys, which {limited!r} has: "
+            "processes do not share what they count"
+        )
+    return keys
 
 
 class AccessControl:
@@ -36,7 +53,7 @@ class AccessControl:
     ) -> None:
         self.settings = settings
         self._processes = processes
-        self.keys = load_keys(settings)
+        self.keys = keys_of(settings, processes)
         self.limits = RateLimits(lambda limit: metrics.rate_limited[limit].inc())
         self._metrics = metrics
         self._queues: dict[ServedModel, FairQueue] = {}
@@ -44,7 +61,7 @@ class AccessControl:
     def reload(self) -> None:
         """Read the key file again; what is wrong with it is logged and the old keys stay."""
         try:
-            keys = load_keys(self.settings)
+            keys = keys_of(self.settings, self._processes)
         except ConfigError as exc:
             logger.error("The keys stay as they were: %s", exc)
             return

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from windlass.config import EngineConfig
 from windlass.errors import ConfigError
-from windlass_server.access.settings import NO_LIMITS
+from windlass_server.access.control import keys_of
 from windlass_server.settings import ServerSettings
 
 KEEPER = 0
@@ -18,8 +18,14 @@ KEEPER = 0
 def settings_of(settings: ServerSettings, index: int) -> ServerSettings:
     """Return the settings of an API process: what bounds memory or load is divided."""
     count = settings.processes.api_server_count
+    access = settings.access
     return replace(
         settings,
+        access=replace(
+            access,
+            max_queued_requests=_part(access.max_queued_requests, count),
+            max_queued_tokens=_part(access.max_queued_tokens, count),
+        ),
         max_stored_responses=_part(settings.max_stored_responses, count),
         max_stored_response_bytes=_part(settings.max_stored_response_bytes, count),
         max_background_responses=_part(settings.max_background_responses, count),
@@ -51,15 +57,13 @@ def require_shareable(settings: ServerSettings) -> None:
     """Refuse settings that several API processes cannot keep to, each knowing only its own calls.
 
     Raises:
-        ConfigError: names both settings.
+        ConfigError: names both settings, or a key or the key file is wrong.
     """
-    access = settings.access
+    count = settings.processes.api_server_count
+    keys_of(settings.access, count)
     for given, flag, reason in (
         (len(settings.models) > 1, "--models", "each process would load and unload them"),
         (settings.swap.sleep_after is not None, "--sleep-after", "none knows when others are idle"),
-        (access.api_key_file is not None, "--api-key-file", "the limits of keys are not shared"),
-        (access.limits != NO_LIMITS, "limits of keys", "they are not shared"),
     ):
         if given:
-            count = settings.processes.api_server_count
             raise ConfigError(f"--api-server-count {count} excludes {flag}: {reason}")
