@@ -34,7 +34,8 @@ def served() -> Iterator[Served]:
     command = [sys.executable, "-X", "faulthandler", "-m", "windlass.cli", "serve", "--port", "0"]
     command += ["--served-model-name", MODEL, "--api-key", KEY, "--strict-params"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as batches:
+        command += ["--batch-dir", batches]
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
