@@ -77,7 +77,7 @@ class BatchWorker:
             while True:
                 try:
                     await self._look_around()
-                except (sqlite3.Error, OSError):
+                except Exception:
                     logger.exception("The folder of the batches cannot be used now")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HOUSEKEEPING):
@@ -97,37 +97,43 @@ class BatchWorker:
         await self._batches.store.forget_old()
 
     async def _drive(self, record: BatchRecord) -> None:
-        """Bring one batch to its end, or give up for now when the disk is in the way."""
+        """Bring one batch to its end; when that cannot be written down, leave it for later."""
         try:
-            await self._run(record)
-        except FileNotFoundError:
-            error = BatchError("input_file_missing", "The input file is not there any more.")
-            await self._finish(record, "failed", [error])
-        except BatchFault as fault:
-            await self._finish(record, "failed", fault.errors)
-        except (sqlite3.Error, OSError):
-            logger.exception("The batch %s waits: its folder cannot be used now", record.id)
-            await asyncio.sleep(_DISK_RETRY)
+            await self._finish(*await self._outcome(record))
         except Exception:
-            logger.exception("The batch %s failed", record.id)
-            message = "The server failed on this batch; its log says why."
-            await self._finish(record, "failed", [BatchError("internal_error", message)])
+            logger.exception("The batch %s has to wait", record.id)
+            await asyncio.sleep(_DISK_RETRY)
         finally:
             del self._drivers[record.id]
             self._batches.ended(record.id)
 
-    async def _run(self, record: BatchRecord) -> None:
-        if record.status == "validating":
-            record = await self._validate(record)
-        if record.status == "in_progress":
-            await self._run_lines(record)
-            record = await self._batches.store.finalize(record.id)
-        status: Status = "completed"
+    async def _outcome(self, record: BatchRecord) -> tuple[BatchRecord, Status, list[BatchError]]:
+        """Run a batch as far as it goes; return it, its last status and what is wrong with it.
+
+        Raises:
+            sqlite3.Error, OSError: the folder cannot be used now.
+        """
+        try:
+            if record.status == "validating":
+                record = await self._validate(record)
+            if record.status == "in_progress":
+                await self._run_lines(record)
+                record = await self._batches.store.finalize(record.id)
+        except BatchFault as fault:
+            return record, "failed", fault.errors
+        except FileNotFoundError:
+            error = BatchError("input_file_missing", "The input file is not there any more.")
+            return record, "failed", [error]
+        except (sqlite3.Error, OSError):
+            raise
+        except Exception:
+            logger.exception("The batch %s failed", record.id)
+            message = "The server failed on this batch; its log says why."
+            return record, "failed", [BatchError("internal_error", message)]
         if record.cancelling_at is not None:
-            status = "cancelled"
-        elif record.completed + record.failed < record.total:
-            status = "expired"
-        await self._finish(record, status)
+            return record, "cancelled", []
+        whole = record.completed + record.failed == record.total
+        return record, "completed" if whole else "expired", []
 
     async def _validate(self, record: BatchRecord) -> BatchRecord:
         found = await asyncio.to_thread(
@@ -168,15 +174,13 @@ class BatchWorker:
             raise group.exceptions[0] from None
 
     async def _take_slot(self, record: BatchRecord) -> None:
-        """Wait for a free place and for a quiet moment, batch by batch in turn."""
-        await self._slots.acquire()
-        try:
-            async with self._turns[record.model]:
-                while not is_quiet(self._state, record.model):
-                    await asyncio.sleep(_POLL)
-        except BaseException:
-            self._slots.release()
-            raise
+        """Wait for a free place in a quiet moment; the batches of a model take turns."""
+        async with self._turns[record.model]:
+            await self._slots.acquire()
+            while not is_quiet(self._state, record.model):
+                self._slots.release()  # to the lines of other models
+                await asyncio.sleep(_POLL)
+                await self._slots.acquire()
 
     async def _run_line(
         self, record: BatchRecord, number: int, data: bytes, caller: Caller
@@ -196,12 +200,12 @@ class BatchWorker:
             try:
                 await self._batches.store.add_result(record.id, number, result.ok, data, tokens)
                 return
-            except sqlite3.OperationalError:
-                logger.exception("A result cannot be stored now")
+            except sqlite3.OperationalError as exc:
+                logger.error("A result has to wait: %s", exc)
                 await asyncio.sleep(_DISK_RETRY)
 
     async def _finish(
-        self, record: BatchRecord, status: Status, errors: Sequence[BatchError] = ()
+        self, record: BatchRecord, status: Status, errors: Sequence[BatchError]
     ) -> None:
         """Write the output files of a batch of which nothing runs any more."""
         files = await asyncio.to_thread(

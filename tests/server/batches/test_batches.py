@@ -21,6 +21,9 @@ from windlass_server.access.keys import load_keys
 from windlass_server.access.settings import AccessSettings, KeyLimits
 from windlass_server.batches.call import MAX_ATTEMPTS, TokenCounts
 from windlass_server.batches.output import write_outputs
+from windlass_server.models.pool import ModelPool
+from windlass_server.models.served_model import ServedModel
+from windlass_server.models.settings import ModelSettings
 
 if TYPE_CHECKING:
     from tests.server.batches.conftest import Desk, MakeDesk
@@ -599,3 +602,19 @@ async def test_ended_batches_are_forgotten_in_time(make_desk: MakeDesk) -> None:
     desk.now += 1
     await desk.batches.store.forget_old()
     assert (await desk.request("GET", f"/v1/batches/{created.id}")).status_code == 404
+
+
+async def test_a_model_that_sleeps_does_not_hold_the_others_up(
+    make_desk: MakeDesk, engine: FakeEngine
+) -> None:
+    desk = await make_desk(concurrency=1)
+    model = desk.state.models.default
+    sleeper = ServedModel(ModelSettings(names=("sleeper",)), template_timeout=1.0)
+    sleeper.asleep = True
+    desk.state.models = ModelPool((model, sleeper), desk.state.settings.swap)
+    asleep = await desk.batch(line("a", model="sleeper"))
+    awake = await desk.batch(line("a"))
+    async with desk.working():
+        await desk.wait(asleep.id, lambda batch: batch.status == "in_progress")
+        assert (await desk.wait(awake.id)).status == "completed"
+        assert (await desk.look(asleep.id)).status == "in_progress"
