@@ -76,6 +76,11 @@ class Metronome:
         """Nothing to give back."""
 
 
+def every_millisecond(config: EngineConfig) -> Metronome:
+    """More tokens than a server with many streams can send: as many as it can."""
+    return Metronome(config, 0.001)
+
+
 def every_20_ms(config: EngineConfig) -> Metronome:
     """50 tokens a second for each stream."""
     return Metronome(config, 0.02)

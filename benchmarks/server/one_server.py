@@ -1,7 +1,8 @@
-"""One server to be measured: `python one_server.py windlass|bare every_20_ms|every_second TOKENS`.
+"""One server to be measured: `python one_server.py KIND PERIOD TOKENS`.
 
 Prints its port when it is ready. `windlass` is the whole server with its engine in a process of its
-own; `bare` is uvicorn with one ASGI function that sends the same bytes at the same ticks.
+own, `windlass-2` has two API processes; `bare` is uvicorn with one ASGI function that sends the
+same bytes at the same ticks.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from windlass.async_engine import AsyncEngine
 from windlass.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from windlass_server.lifecycle import serve
 from windlass_server.models.settings import ModelSettings
+from windlass_server.processes.settings import ProcessSettings
+from windlass_server.processes.supervisor import supervise
 from windlass_server.settings import ServerSettings
 
 MODEL = "metronome"
 MAX_STREAMS = 2048
-PERIODS = {"every_20_ms": 0.02, "every_second": 1.0}
+PERIODS = {"every_millisecond": 0.001, "every_20_ms": 0.02, "every_second": 1.0}
 WORD = b"me"
 """What the metronome's token reads as."""
 CHUNK = (
@@ -32,7 +35,7 @@ CHUNK = (
 )
 
 
-def windlass(period: str) -> None:
+def windlass(period: str, processes: int) -> None:
     """The server as `windlass serve` starts it, with the metronome in its engine process."""
     config = EngineConfig(
         model=ModelConfig(model=str(demo_model.path())),
@@ -40,11 +43,22 @@ def windlass(period: str) -> None:
         scheduler=SchedulerConfig(max_num_seqs=MAX_STREAMS),
     )
 
+    runner = f"metronome:{period}"
+    settings = ServerSettings(
+        models=(ModelSettings(names=(MODEL,)),),
+        port=0,
+        log_stats=False,
+        processes=ProcessSettings(api_server_count=processes),
+    )
+
     async def start(progress: object) -> AsyncEngine:
         del progress
-        return await AsyncEngine.start(config, runner_factory=f"metronome:{period}")
+        return await AsyncEngine.start(config, runner_factory=runner)
 
-    serve(ServerSettings(models=(ModelSettings(names=(MODEL,)),), port=0, log_stats=False), start)
+    if processes > 1:
+        supervise(settings, config, runner_factory=runner)
+    else:
+        serve(settings, start)
 
 
 def bare(period: float, tokens: int) -> None:
@@ -87,7 +101,7 @@ def bare(period: float, tokens: int) -> None:
 
 if __name__ == "__main__":
     kind, name, count = sys.argv[1:]
-    if kind == "windlass":
-        windlass(name)
-    else:
+    if kind == "bare":
         bare(PERIODS[name], int(count))
+    else:
+        windlass(name, int(kind.partition("-")[2] or 1))

@@ -2,12 +2,16 @@
 
     python benchmarks/server/streaming.py [--streams 64] [--tokens 200] [--repeats 3]
     python benchmarks/server/streaming.py --streams 2000 --tokens 20 --period every_second
+    python benchmarks/server/streaming.py --api-server-count 2 --period every_millisecond
 
-Both servers send a token to every stream at each tick of one clock (20 ms, or a second). Ours is
-the whole server, with a model runner that only waits for the tick in its engine process. Per
-repeat, in turn: microseconds of processor time in the server process for each token, and how long
-after its tick a token is with the client. Every stream is read to its end and its tokens are
-counted: a token that is missing ends the benchmark. The client runs on the same processors.
+All servers send a token to every stream at each tick of one clock (20 ms, or a second). Ours is
+the whole server, with a model runner that only waits for the tick in its engine process; with
+`--api-server-count` it is measured with so many API processes too. Per repeat, in turn:
+microseconds of processor time for each token in the server process (in the supervisor and all API
+processes), how long after its tick a token is with the client, and tokens a second, which tell
+something where the ticks come faster than they can be served. Every stream is read to its end and
+its tokens are counted: a token that is missing ends the benchmark. The client and the engine run on
+the same processors.
 """
 
 from __future__ import annotations
@@ -32,14 +36,15 @@ from rich.table import Table
 from one_server import MODEL, PERIODS, WORD
 
 HERE = Path(__file__).parent
-KINDS = ("windlass", "bare")
+API_PROCESS = "windlass_server.processes.api_process"
 
 
 @dataclass
 class Run:
-    """One repeat: microseconds a token, and seconds of every token behind its tick."""
+    """One repeat: microseconds a token, tokens a second, seconds of every token behind its tick."""
 
     cost: float
+    rate: float
     behind: list[float] = field(default_factory=list)
 
 
@@ -94,23 +99,31 @@ def words(received: bytes) -> int:
     return b"".join(found).count(WORD)
 
 
-async def measure(port: int, process: psutil.Process, args: argparse.Namespace) -> Run:
+def processor_time(server: int) -> float:
+    """Seconds that a server and its API processes have worked."""
+    parent = psutil.Process(server)
+    children = [child for child in parent.children() if API_PROCESS in child.cmdline()]
+    return sum(sum(process.cpu_times()[:2]) for process in (parent, *children))
+
+
+async def measure(port: int, server: int, args: argparse.Namespace) -> Run:
     """Run all streams at once, to their end."""
     loop, period = asyncio.get_running_loop(), PERIODS[args.period]
     asked = request(args.tokens)
-    before = sum(process.cpu_times()[:2])
+    before, began = processor_time(server), time.monotonic()
     streams = []
     for _ in range(args.streams):
         _, stream = await loop.create_connection(lambda: Stream(asked, period), "127.0.0.1", port)
         streams.append(stream)
     await asyncio.gather(*(stream.ended for stream in streams))
-    spent = sum(process.cpu_times()[:2]) - before
+    took, spent = time.monotonic() - began, processor_time(server) - before
     for stream in streams:
         if b"[DONE]" not in stream.received or words(bytes(stream.received)) != args.tokens:
             end = bytes(stream.received[-300:])
             raise SystemExit(f"a stream has {words(bytes(stream.received))} tokens: {end!r}")
     behind = [late for stream in streams for late in stream.behind]
-    return Run(1e6 * spent / (args.streams * args.tokens), behind=behind)
+    tokens = args.streams * args.tokens
+    return Run(1e6 * spent / tokens, tokens / took, behind)
 
 
 def start(kind: str, args: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
@@ -134,13 +147,16 @@ def main() -> int:
     add("--tokens", type=int, default=200)
     add("--period", choices=PERIODS, default="every_20_ms")
     add("--repeats", type=int, default=3)
+    add("--api-server-count", type=int, help="measure so many API processes as well")
     args = parser.parse_args()
-    servers = {kind: start(kind, args) for kind in KINDS}
-    runs: dict[str, list[Run]] = {kind: [] for kind in KINDS}
+    several = [f"windlass-{args.api_server_count}"] if args.api_server_count else []
+    kinds = ["windlass", *several, "bare"]
+    servers = {kind: start(kind, args) for kind in kinds}
+    runs: dict[str, list[Run]] = {kind: [] for kind in kinds}
     try:
         for repeat in range(args.repeats + 1):  # the first one warms up
             for kind, (process, port) in servers.items():
-                run = asyncio.run(measure(port, psutil.Process(process.pid), args))
+                run = asyncio.run(measure(port, process.pid, args))
                 if repeat:
                     runs[kind].append(run)
     finally:
@@ -154,21 +170,23 @@ def main() -> int:
 def report(runs: dict[str, list[Run]], args: argparse.Namespace) -> None:
     """Medians with the lowest and the highest."""
     table = Table(title=f"{args.streams} streams of {args.tokens} tokens, {args.period}")
-    for column in ("server", "µs/token", "behind its tick p50 ms", "p99 ms"):
+    for column in ("server", "µs/token", "tokens/s", "behind its tick p50 ms", "p99 ms"):
         table.add_column(column)
     rows: dict[str, list[list[float]]] = {}
     for kind, repeats in runs.items():
-        columns = [[run.cost for run in repeats]]
+        columns = [[run.cost for run in repeats], [run.rate for run in repeats]]
         columns += [
             [1e3 * statistics.quantiles(run.behind, n=100)[at] for run in repeats]
             for at in (49, 98)
         ]
         rows[kind] = columns
         table.add_row(kind, *map(spread, columns))
-    ratios = [
-        [a / b for a, b in zip(*pair, strict=True)] for pair in zip(*rows.values(), strict=True)
-    ]
-    table.add_row("ratio", *map(spread, ratios))
+    for kind in list(rows)[1:]:
+        ratios = [
+            [a / b for a, b in zip(*pair, strict=True)]
+            for pair in zip(rows["windlass"], rows[kind], strict=True)
+        ]
+        table.add_row(f"windlass / {kind}", *map(spread, ratios))
     Console(width=110).print(table)
 
 
