@@ -151,3 +151,26 @@ async def test_words_and_tokens_are_kept_to_over_http(client: httpx.AsyncClient)
     assert few.json()["usage"]["completion_tokens"] == 20
     cut = await client.post("/v1/completions", json={**asked, "truncate_prompt_tokens": 1})
     assert cut.json()["usage"]["prompt_tokens"] == 1
+
+
+@pytest.mark.parametrize("route", ["$ref", "$schema", "$id", "$dynamicRef", "grammar"])
+async def test_an_address_in_a_constraint_is_not_visited(
+    client: httpx.AsyncClient, route: str
+) -> None:
+    visits = 0
+
+    async def visited(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal visits
+        visits += 1
+        writer.close()
+
+    server = await asyncio.start_server(visited, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/schema.json"
+        schema = {"type": "object", "properties": {"a": {route: url}}, route: url}
+        grammar = {"grammar": f'%import "{url}"\nstart: "a"'}
+        constraint = grammar if route == "grammar" else {"json": schema}
+        body = {"model": "demo", "prompt": "x", "max_tokens": 2, "structured_outputs": constraint}
+        response = await client.post("/v1/completions", json=body)
+        assert response.status_code in (200, 400), response.text
+        assert visits == 0
