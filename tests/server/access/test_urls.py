@@ -165,7 +165,11 @@ async def test_an_address_anywhere_in_a_request_is_not_visited(
                     headers = {"host": "localhost", "referer": url, "x-request-id": url}
                     body = {**BASES.get(path, MODEL), **change}
                     response = await client.post(path, json=body, headers=headers)
-                    assert response.status_code in (200, 400, 404, 501), (path, change, response.text)
+                    assert response.status_code in (200, 400, 404, 501), (
+                        path,
+                        change,
+                        response.text,
+                    )
             content = json.dumps({"custom_id": "a", "url": url, "method": "POST", "body": {}})
             await client.post(
                 "/v1/files", data={"purpose": "batch"}, files={"file": (url, content.encode())}
