@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
+from batch_lines import code_of
 from openai.types import FileDeleted, FileObject
 from published_schema import check
 
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from tests.server.conftest import MakeClient
 
 pytestmark = pytest.mark.anyio
-
-
-def code_of(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
 
 
 async def test_a_file_is_kept_described_downloaded_and_deleted(desk: Desk) -> None:
