@@ -93,6 +93,15 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.deadlines_passed = {k: passed.labels(*self._label_values, k) for k in KINDS}
+        lines = Counter(
+            "windlass:batch_lines",
+            "Lines of batches whose result was stored, by result.",
+            (*LABELS, "result"),
+            registry=self.registry,
+        )
+        self.batch_lines = {
+            r: lines.labels(*self._label_values, r) for r in ("completed", "failed")
+        }
         finished = Counter(
             "vllm:request_success",
             "Answers that ended, by reason.",

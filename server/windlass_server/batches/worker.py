@@ -199,6 +199,7 @@ class BatchWorker:
         while True:
             try:
                 await self._batches.store.add_result(record.id, number, result.ok, data, tokens)
+                self._state.metrics.batch_lines["completed" if result.ok else "failed"].inc()
                 return
             except sqlite3.OperationalError as exc:
                 logger.error("A result has to wait: %s", exc)

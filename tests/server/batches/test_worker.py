@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,15 @@ async def test_a_batch_goes_on_when_its_key_is_gone(make_desk: MakeDesk) -> None
     assert (await desk.request("GET", f"/v1/batches/{created.id}")).status_code == 401
     desk.state.access.keys = keys
     assert (await desk.look(created.id)).status == "completed"
+
+
+async def test_stored_lines_are_counted_for_operators(desk: Desk) -> None:
+    created = await desk.batch(line("a"), line("b"), line("bad", temperature=9))
+    async with desk.working():
+        await desk.wait(created.id)
+    text = (await desk.request("GET", "/metrics")).text
+    counted = re.findall(r'^windlass:batch_lines_total\{.*result="(\w+)"\} (\S+)$', text, re.M)
+    assert dict(counted) == {"completed": "2.0", "failed": "1.0"}
 
 
 async def test_batches_take_turns(make_desk: MakeDesk, engine: FakeEngine) -> None:
