@@ -160,11 +160,6 @@ class Lifecycle:
         self.state.draining = True
         self._stop.set()
 
-    @property
-    def reads_files_again(self) -> bool:
-        """Whether there are certificates or a key file, which may be replaced."""
-        return self.tls is not None or self._settings.access.api_key_file is not None
-
     def read_files_again(self) -> None:
         """Take new certificates and keys; what is wrong is logged and the old ones stay."""
         if self.tls is not None:
@@ -299,6 +294,11 @@ def serve(settings: ServerSettings, *start_engines: StartEngine) -> int:
     return 0
 
 
+def reads_files_again(settings: ServerSettings) -> bool:
+    """Whether there are certificates or a key file, which may be replaced."""
+    return settings.operations.tls is not None or settings.access.api_key_file is not None
+
+
 async def until_signal(lifecycle: Lifecycle, sock: socket.socket) -> None:
     """Run `lifecycle` on `sock`, with signals going to it; raises what `run` raises."""
     loop = asyncio.get_running_loop()
@@ -306,6 +306,6 @@ async def until_signal(lifecycle: Lifecycle, sock: socket.socket) -> None:
         loop.add_signal_handler(number, lifecycle.signal)
     if lifecycle.tls is not None:
         lifecycle.tls.warn_of_dates()
-    if lifecycle.reads_files_again:
+    if reads_files_again(lifecycle.state.settings):
         loop.add_signal_handler(signal.SIGHUP, lifecycle.read_files_again)
     await lifecycle.run(sock)

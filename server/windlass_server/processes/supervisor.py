@@ -26,7 +26,7 @@ from windlass.engine.restart import Deaths, RestartPolicy
 from windlass.errors import EngineDeadError, EngineError, WindlassError
 from windlass.progress import ProgressBar
 from windlass_server.console import print_ready, ready_text
-from windlass_server.lifecycle import address_of, listen, progress_to
+from windlass_server.lifecycle import address_of, listen, progress_to, reads_files_again
 from windlass_server.logs import configure_logging
 from windlass_server.processes.control import (
     AttachMe,
@@ -84,12 +84,17 @@ class Supervisor:
             on_ready=self._on_engine_ready,
         )
 
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        """Hand a signal on: the first one drains, a second one stops at once."""
-        if number != signal.SIGHUP:
-            self._stop.set()
+    def stop(self) -> None:
+        """Drain on the first call, stop at once on the second."""
+        self._stop.set()
         for process in self._processes.values():
-            process.signal(number)
+            process.signal(signal.SIGTERM)
+
+    def read_files_again(self) -> None:
+        """Have all processes take new certificates and keys; those that start read them anyway."""
+        for process in self._processes.values():
+            if process.serving:
+                process.signal(signal.SIGHUP)
 
     async def run(self) -> None:
         """Serve until a signal.
@@ -127,7 +132,7 @@ class Supervisor:
 
     def _fail(self, error: WindlassError) -> None:
         self._failure = self._failure or error
-        self.signal()
+        self.stop()
 
     # -- API processes --------------------------------------------------------------------
 
@@ -135,12 +140,10 @@ class Supervisor:
         """Run one API process after the other until the end."""
         deaths = Deaths(_API_POLICY)
         while not self._stop.is_set():
-            process = self._processes[index] = await self._launch(index)
-            if self._stop.is_set():
-                process.signal(signal.SIGTERM)
-            ended = await self._run(process)
-            del self._processes[index]
-            self._client.detach(process.front_end)
+            try:
+                ended = await self._live(index)
+            except OSError as error:
+                ended = f"it could not be started: {error}"
             if self._stop.is_set():
                 return
             if not self._all_serve.is_set():
@@ -150,6 +153,17 @@ class Supervisor:
             delay = deaths.note() or 0.0
             logger.error("API process %d died (%s): it is restarted", index, ended)
             await _wait(self._stop.wait(), delay)
+
+    async def _live(self, index: int) -> str:
+        """Run one API process to its end and return how it ended."""
+        process = self._processes[index] = await self._launch(index)
+        if self._stop.is_set():
+            process.signal(signal.SIGTERM)
+        try:
+            return await self._run(process)
+        finally:
+            del self._processes[index]
+            self._client.detach(process.front_end)
 
     async def _launch(self, index: int) -> ApiProcess:
         start = Start(
@@ -242,8 +256,10 @@ def supervise(
     async def main() -> None:
         supervisor = Supervisor(settings, config, sock, runner_factory)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, supervisor.signal, number)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, supervisor.stop)
+        if reads_files_again(settings):
+            loop.add_signal_handler(signal.SIGHUP, supervisor.read_files_again)
         await supervisor.run()
 
     try:

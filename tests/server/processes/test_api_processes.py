@@ -350,6 +350,23 @@ def test_sigterm_lets_all_processes_finish_what_runs() -> None:
         assert server.process.wait(60) == 0
 
 
+def test_keys_are_read_again_by_all_processes(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('[[keys]]\nname = "one"\nkey = "old"\n')
+    file.chmod(0o600)
+    with Served("--api-key-file", str(file)) as server:
+
+        def answered_with(key: str) -> set[int]:
+            headers = {"authorization": f"Bearer {key}"}
+            calls = [server.call("GET", "/v1/models", headers=headers) for _ in range(20)]
+            return {answer.status_code for answer in calls}
+
+        assert (answered_with("old"), answered_with("new")) == ({200}, {401})
+        file.write_text('[[keys]]\nname = "one"\nkey = "new"\n')
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: (answered_with("old"), answered_with("new")) == ({401}, {200}))
+
+
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     server = Served(environment={"TMPDIR": str(tmp_path)})
     children = psutil.Process(server.process.pid).children(recursive=True)
