@@ -26,6 +26,8 @@ except ImportError:  # the test modules skip themselves
     sync_api = None
 
 KEY = "page-key"
+"""An admin key, so that the page shows everything."""
+USER_KEY = "user-key"
 MODEL = "demo"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable"))), None
@@ -45,7 +47,7 @@ class PageServer:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "windlass.cli", "serve", "--port", "0"]
-        named = ["--served-model-name", MODEL, "--api-key", KEY]
+        named = ["--served-model-name", MODEL, "--admin-api-key", KEY, "--api-key", USER_KEY]
         small = ["--num-blocks", "300", "--max-num-seqs", "4"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(

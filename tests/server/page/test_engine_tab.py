@@ -115,6 +115,19 @@ def test_a_key_that_is_refused_is_asked_for_once_and_the_next_one_goes_on(
     expect(visit.page.locator("#engine-error")).to_be_hidden()
 
 
+def test_who_may_not_look_is_told_why_and_may_chat_all_the_same(visit_with: MakeVisit) -> None:
+    visit = visit_with(key="user-key")
+    open_tab(visit)
+    expect(visit.page.locator("#engine-error")).to_have_text(
+        "This needs an admin key: see --admin-api-key of windlass serve."
+    )
+    expect(visit.page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+    expect(visit.page.get_by_role("dialog", name="API key")).to_be_hidden()
+    visit.page.get_by_role("tab", name="Chat").click()
+    expect(visit.page.locator("#model option").first).to_be_attached()
+    visit.ask("Hello")
+
+
 def test_nobody_looks_while_the_tab_is_not_shown_or_paused(visit: Visit) -> None:
     def looks() -> int:
         return sum(request.url.endswith("/windlass/view") for request in visit.requests)
