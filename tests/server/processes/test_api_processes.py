@@ -120,8 +120,8 @@ def chunks_of(response: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Served]:
-    with Served() as server:
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served("--batch-dir", str(tmp_path_factory.mktemp("batches"))) as server:
         yield server
 
 
@@ -279,6 +279,24 @@ def test_the_view_shows_the_requests_of_all_processes(two: Served) -> None:
     assert any(re.fullmatch(r"\d+:\d+-\d", name) for name in names)
     assert not all(re.fullmatch(r"\d+:\d+-\d", name) for name in names)
     wait_for(two.is_idle)
+
+
+def test_files_and_batches_are_the_same_from_everywhere(two: Served) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    files = []
+    for _ in range(6):
+        with openai.OpenAI(base_url=f"{two.url}/v1", api_key="none") as client:
+            files.append(client.files.create(file=json.dumps(line).encode(), purpose="batch").id)
+            assert {file.id for file in client.files.list()} == set(files)
+            assert client.files.content(files[0]).json() == line
+    made = two.client.batches.create(
+        input_file_id=files[0], endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    wait_for(lambda: two.client.batches.retrieve(made.id).status == "completed")
+    for _ in range(6):
+        batch = two.call("GET", f"/v1/batches/{made.id}").json()
+        assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
 
 
 def test_what_one_process_cannot_do_for_all_is_refused(two: Served) -> None:
