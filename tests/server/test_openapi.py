@@ -19,8 +19,6 @@ WITHOUT_BODY = {
     "/v1/batches/{batch_id}/cancel",
     "/sleep",
     "/wake_up",
-    "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
 }
 
 

@@ -10,8 +10,8 @@ from windlass_server.errors import ApiError
 router = APIRouter()
 
 
-@router.post("/v1/load_lora_adapter")
-@router.post("/v1/unload_lora_adapter")
+@router.post("/v1/load_lora_adapter", include_in_schema=False)
+@router.post("/v1/unload_lora_adapter", include_in_schema=False)
 async def lora_adapter() -> Response:
     """Say that this server has no LoRA adapters."""
     raise ApiError(

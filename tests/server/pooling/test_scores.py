@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from tests.server.conftest import FakeEngine
+    from tests.server.conftest import FakeEngine, MakeClient
     from tests.server.pooling.conftest import Pooling
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("pooling")]
@@ -66,6 +66,18 @@ async def test_documents_come_best_first_in_jinas_shape(
             "tokens": {"input_tokens": tokens},
         },
     }
+
+
+@pytest.mark.usefixtures("scorer")
+async def test_documents_may_be_texts_and_objects_in_any_order(make_client: MakeClient) -> None:
+    client = await make_client(strict_params=True)
+    for documents in (["a", {"text": "b"}], [{"text": "b"}, "a"]):
+        body = await post(client, "/v2/rerank", query=QUERY, documents=documents)
+        assert len(body["results"]) == 2
+    fields = {"model": MODEL, "query": QUERY, "documents": ["a", {"text": "b", "title": "c"}]}
+    refused = await client.post("/rerank", json=fields)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "documents[1].title"
 
 
 @pytest.mark.usefixtures("scorer")
