@@ -90,9 +90,10 @@ class Generation:
         try:
             size = _size(prompts, sampling, engine.info.max_model_len)
             await admission.enter(state.access.queue_of(model, engine), size)
+            salt = admission.salted(cache_salt)
             for prompt in prompts:
                 stream = await engine.submit(
-                    prompt, sampling, priority=priority, cache_salt=cache_salt, delta=True
+                    prompt, sampling, priority=priority, cache_salt=salt, delta=True
                 )
                 generation._add(stream, count_max=count_max)
             admission.deadline.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ class Admission:
         self.caller = caller(request)
         self.meter = Meter()
         self._limits = control.limits if runs_as(request.scope) is None else None
+        self._separate = control.settings.separate_prefix_caches
         self._receive = request.receive
         self._stopping = stopping
         self._estimate: int | None = None
@@ -94,6 +96,15 @@ class Admission:
             await turn
         else:
             await until_disconnect(wait(), self._receive, self._stopping)
+
+    def salted(self, cache_salt: str) -> str:
+        """Return what separates the call's cached blocks from others': also of other keys, if so.
+
+        A digest, for the client's own salt may be as long as a salt can be.
+        """
+        if not self._separate:
+            return cache_salt
+        return hashlib.sha256(f"{self.caller.owner}\0{cache_salt}".encode()).hexdigest()
 
     def refuse(self) -> None:
         """End a call that the engine did not take: its tokens are given back."""

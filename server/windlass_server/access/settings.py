@@ -41,7 +41,8 @@ class AccessSettings:
     """Who may call and how much.
 
     Without any key everyone is let in. `limits` hold for each key whose entry in `api_key_file`
-    says nothing else. Timeouts are in seconds, None is no timeout. `max_queued_requests` (calls)
+    says nothing else. Timeouts are in seconds, None is no timeout. With `separate_prefix_caches`
+    no key's prompt is found in the cache by another key's. `max_queued_requests` (calls)
     and `max_queued_tokens` bound what waits of each key when several share the engine, 0 is no
     bound; they are the engine's bounds of the same names.
     """
@@ -52,6 +53,7 @@ class AccessSettings:
     limits: KeyLimits = NO_LIMITS
     queue_timeout: float | None = None
     request_timeout: float | None = None
+    separate_prefix_caches: bool = False
     max_queued_requests: int = 2048
     max_queued_tokens: int = 0
 
@@ -91,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--key-max-concurrent-requests", "requests of each key that may run or wait at a time"),
     ):
         group.add_argument(flag, type=int, default=0, metavar="N", help=text)
+    group.add_argument(
+        "--separate-prefix-caches",
+        action="store_true",
+        help="keys do not share cached prompts: none can tell by the time what another sent",
+    )
     group = parser.add_argument_group("deadlines")
     for flag, text in (
         ("--queue-timeout", "how long a request may wait for its first output (default: any time)"),
@@ -120,5 +127,6 @@ def from_arguments(args: argparse.Namespace) -> AccessSettings:
         ),
         queue_timeout=args.queue_timeout,
         request_timeout=args.request_timeout,
+        separate_prefix_caches=args.separate_prefix_caches,
         **{name: value for name, value in queue.items() if value is not None},
     )

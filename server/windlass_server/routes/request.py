@@ -51,6 +51,17 @@ def batches_of(request: Request) -> Batches:
     return batches
 
 
+def admit(request: Request) -> Admission:
+    """Count a call among those of its key, whatever becomes of it.
+
+    Raises:
+        ApiError: 429, too many; 400, its time is no time; 503, the server cannot serve now.
+    """
+    state = server_state(request)
+    state.require_serving()
+    return Admission(request, state.access, state.stopping)
+
+
 async def accept(
     request: Request,
     model: type[Body],
@@ -67,8 +78,7 @@ async def accept(
         ApiError: 4xx, the body is wrong or a limit was reached; 503, the server cannot serve now.
     """
     state = server_state(request)
-    state.require_serving()
-    admission = Admission(request, state.access, state.stopping)
+    admission = admit(request)
     body = await parse_body(request, model)
     if body.timeout is not None:
         admission.deadline.limit_request(body.timeout)

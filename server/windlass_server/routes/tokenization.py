@@ -24,7 +24,7 @@ from windlass_server.protocol.tokenization import (
     TokenizerInfo,
 )
 from windlass_server.protocol.tools import chat_tools
-from windlass_server.routes.request import engine_for, json_response, server_state, warnings
+from windlass_server.routes.request import admit, engine_for, json_response, server_state, warnings
 
 if TYPE_CHECKING:
     from windlass_server.engine import Engine
@@ -39,10 +39,10 @@ _SPECIAL = ("eos_token", "bos_token", "pad_token", "unk_token")
 async def tokenize(request: Request) -> Response:
     """Return the tokens of a prompt or of messages."""
     state = server_state(request)
-    state.require_serving()
+    admission = admit(request)
     body = await parse_body(request, TokenizeRequest)
     engine = await engine_for(request, body.model)
-    headers = warnings(body, {}, state)
+    headers = {**admission.headers, **warnings(body, {}, state)}
     tokens = await _tokens(body, state, engine)
     tokenizer = engine.tokenizer
     answer = TokenizeResponse(len(tokens), engine.info.max_model_len, tokens)
@@ -87,10 +87,10 @@ def _call(body: TokenizeRequest, state: ServerState) -> ChatCall:
 async def detokenize(request: Request) -> Response:
     """Return the text of tokens, special tokens included."""
     state = server_state(request)
-    state.require_serving()
+    admission = admit(request)
     body = await parse_body(request, DetokenizeRequest)
     engine = await engine_for(request, body.model)
-    headers = warnings(body, {}, state)
+    headers = {**admission.headers, **warnings(body, {}, state)}
     size = engine.info.vocab_size
     if any(not 0 <= token < size for token in body.tokens):
         text = f"'tokens' must be ids from 0 to {size - 1}."

@@ -224,13 +224,40 @@ async def test_calls_from_inside_are_held_to_no_limit(
         assert [(await call).status_code for call in calls] == [200] * 5
 
 
-async def test_counting_tokens_costs_a_request(make_client: MakeClient) -> None:
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/messages/count_tokens", {"messages": [HELLO]}),
+        ("/v1/responses/input_tokens", {"input": "Hello"}),
+        ("/tokenize", {"prompt": "Hello"}),
+        ("/detokenize", {"tokens": [5]}),
+    ],
+)
+async def test_counting_tokens_costs_a_request(
+    make_client: MakeClient, route: str, body: dict[str, Any]
+) -> None:
     client = await make_client(**limited(requests_per_minute=2))
-    body = {**MODEL, "messages": [HELLO]}
-    for status in (200, 200, 429):
-        response = await client.post("/v1/messages/count_tokens", json=body, headers=key("a"))
-        assert response.status_code == status
-    assert response.json()["type"] == "error"
+    for left in ("1", "0"):
+        response = await client.post(route, json={**MODEL, **body}, headers=key("a"))
+        assert response.status_code == 200
+        assert response.headers["x-ratelimit-remaining-requests"] == left
+    refused = await client.post(route, json={**MODEL, **body}, headers=key("a"))
+    assert refused.status_code == 429
+
+
+@pytest.mark.parametrize("separate", [False, True])
+async def test_keys_share_cached_prompts_unless_they_are_separated(
+    make_client: MakeClient, engine: FakeEngine, separate: bool
+) -> None:
+    client = await make_client(api_keys=("a", "b"), separate_prefix_caches=separate)
+    for name in ("a", "b", "a"):
+        for salt in ({}, {"cache_salt": "s" * 1024}):
+            response = await client.post(CHAT, json={**BODY, **salt}, headers=key(name))
+            assert response.status_code == 200
+    salts = [call.requests[0].cache_salt for call in engine.submitted]
+    assert salts[:2] == salts[4:]
+    assert len(set(salts)) == (4 if separate else 2)
+    assert separate or salts[:2] == ["", "s" * 1024]
 
 
 async def test_scripts_of_allowed_origins_may_read_the_limits(make_client: MakeClient) -> None:

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from limited_calls import CHAT, GENERATING, error_of, key, wait_for
 
+from windlass_server.processes.settings import ProcessSettings
+
 if TYPE_CHECKING:
     from tests.server.conftest import FakeEngine, MakeClient, Serve
 
@@ -162,3 +164,12 @@ async def test_a_call_of_many_answers_counts_as_many(
     assert (queue.in_flight, queue.waiting) == (128, 1)
     engine.gate.set()
     assert [(await call).status_code for call in calls] == [200, 200]
+
+
+@pytest.mark.parametrize(("processes", "capacity"), [(1, 9), (2, 5), (3, 4), (8, 2)])
+async def test_api_processes_have_equal_shares_of_the_engine(
+    make_state: Callable[..., ServerState], engine: FakeEngine, processes: int, capacity: int
+) -> None:
+    settings = ProcessSettings(api_server_count=processes)
+    state = make_state(api_keys=("a", "b"), processes=settings)
+    assert queue_of(state, engine).capacity == capacity
