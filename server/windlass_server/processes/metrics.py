@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from copy import copy
 
 import httpx
 from prometheus_client import Counter
@@ -17,6 +18,9 @@ from windlass_server.processes.peers import Peers, is_from_peer, leave_uncounted
 
 _PATIENCE = 1.0
 """Seconds that another process has to answer."""
+
+_WAITING = "vllm:num_requests_waiting"
+"""Of the engine, but for the calls that a process holds back in front of it."""
 
 _Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -67,7 +71,7 @@ class PeerMetrics:
         engine, counted = self._split()
         if is_from_peer(scope):
             leave_uncounted(scope)
-            return Summed(counted)
+            return Summed([*counted, *self._waiting_here(engine)])
         await asyncio.gather(*(self._ask(index, scope) for index in self._peers.others))
         return Summed(engine, counted, *self._last.values())
 
@@ -77,6 +81,15 @@ class PeerMetrics:
         metrics = list(self._metrics.registry.collect())
         engine = [metric for metric in metrics if metric.name in names]
         return engine, [metric for metric in metrics if metric.name not in names]
+
+    def _waiting_here(self, engine: list[Metric]) -> Iterator[Metric]:
+        """Yield the calls that wait in this process for their turn, which no other one knows of."""
+        for metric in engine:
+            if metric.name == _WAITING:
+                here = copy(metric)
+                value = self._metrics.calls_in_front()
+                here.samples = [sample._replace(value=value) for sample in metric.samples]
+                yield here
 
     async def _ask(self, index: int, scope: Scope) -> None:
         try:

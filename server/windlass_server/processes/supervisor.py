@@ -125,6 +125,9 @@ class Supervisor:
         except WindlassError as error:
             self._fail(error)
             return
+        except OSError as error:
+            self._fail(EngineError(f"the engine could not start: {error}"))
+            return
         self._say_ready(info)
 
     def _say_ready(self, info: ModelInfo) -> None:

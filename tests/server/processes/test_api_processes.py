@@ -268,6 +268,21 @@ def test_metrics_are_the_sum_of_all_processes(two: Served) -> None:
     assert two.metric("vllm:cache_config_info") == 1
 
 
+def test_a_process_that_does_not_answer_keeps_its_last_counts(two: Served) -> None:
+    two.respond_in(1)
+    tokens = two.metric("vllm:generation_tokens_total")
+    for _ in range(20):  # so that process 0 has seen them, too
+        assert two.metric("vllm:generation_tokens_total") == tokens
+    two.api_processes[1].suspend()
+    try:
+        assert two.metric("vllm:generation_tokens_total") == tokens
+        assert two.metric("windlass:unanswered_peers_total") >= 1
+        made = two.respond()
+        assert process_of(made["id"]) == 0
+    finally:
+        two.api_processes[1].resume()
+
+
 def test_the_view_shows_the_requests_of_all_processes(two: Served) -> None:
     with contextlib.ExitStack() as stack:
         streams = [two.stream_in(index, stack) for index in range(COUNT)]
