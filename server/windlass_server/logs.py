@@ -71,15 +71,18 @@ async def _log_stats_of(model: ServedModel, state: ServerState, interval: float)
         was_busy, busy = busy, tokens != before
         if (busy or was_busy) and model.engine is not None:
             rates = [(new - old) / (now - then) for new, old in zip(tokens, before, strict=True)]
-            logger.info("%s%s", prefix, _stats_line(model.engine.stats(), *rates))
+            in_front = model.metrics.calls_in_front()
+            logger.info("%s%s", prefix, _stats_line(model.engine.stats(), in_front, *rates))
         before, then = tokens, now
 
 
-def _stats_line(stats: EngineStats, prompt_rate: float, generation_rate: float) -> str:
+def _stats_line(
+    stats: EngineStats, in_front: int, prompt_rate: float, generation_rate: float
+) -> str:
     hit_rate = stats.prefix_cache_hits / max(1, stats.prefix_cache_queries)
     return (
         f"Avg prompt throughput: {prompt_rate:.1f} tokens/s, "
         f"Avg generation throughput: {generation_rate:.1f} tokens/s, "
-        f"Running: {stats.num_running} reqs, Waiting: {stats.num_waiting} reqs, "
+        f"Running: {stats.num_running} reqs, Waiting: {stats.num_waiting + in_front} reqs, "
         f"KV cache usage: {stats.kv_cache_usage:.1%}, Prefix cache hit rate: {hit_rate:.1%}"
     )

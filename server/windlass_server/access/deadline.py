@@ -39,7 +39,7 @@ class Deadline:
         self._on_expiry = on_expiry
         self._timer: asyncio.TimerHandle | None = None
         self._stop: Callable[[ApiError], None] | None = None
-        self._has_output: Callable[[], bool] = lambda: False
+        self._has_output: Callable[[], bool] = _no_output
         self.error: ApiError | None = None
 
     def limit_request(self, seconds: float) -> None:
@@ -99,6 +99,7 @@ class Deadline:
     def close(self) -> None:
         """Call nobody any more."""
         self._stop = None
+        self._has_output = _no_output
         if self._timer is not None:
             self._timer.cancel()
 
@@ -119,6 +120,10 @@ class Deadline:
         if self.error is None:
             self._on_expiry(kind)
             self.error = _error(kind, self._timeouts[kind] or 0.0)
+
+
+def _no_output() -> bool:
+    return False
 
 
 def _error(kind: str, seconds: float) -> ApiError:

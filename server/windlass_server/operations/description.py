@@ -35,7 +35,8 @@ def _model_load(model: ServedModel) -> ModelLoad:
     load = ModelLoad(model.settings.name, model.status)
     if model.engine is not None:
         stats = model.engine.stats()
-        load.num_running_reqs, load.num_waiting_reqs = stats.num_running, stats.num_waiting
+        load.num_running_reqs = stats.num_running
+        load.num_waiting_reqs = stats.num_waiting + model.metrics.calls_in_front()
         load.num_waiting_tokens = stats.num_waiting_tokens
         load.kv_cache_usage = stats.kv_cache_usage
     return load

@@ -55,6 +55,8 @@ async def test_a_flood_of_one_key_does_not_hold_up_another(
     metrics = (await client.get("/metrics", headers=key("a"))).text
     waiting = 'vllm:num_requests_waiting{engine="0",model_name="fake-model"} '
     assert f"{waiting}{100 - ROOM}.0" in metrics
+    load = (await client.get("/load", headers=key("a"))).json()
+    assert load["num_waiting_reqs"] == 100 - ROOM
     late = asyncio.create_task(client.post(CHAT, json=BODY, headers=key("b")))
     await wait_for(lambda: queue.waiting == 101 - ROOM)
     engine.gate.set()
