@@ -27,8 +27,8 @@ from windlass.text import Prompt
 from windlass_server.access.size import Size, estimated_tokens
 from windlass_server.disconnect import cancel
 from windlass_server.engine import Engine, RequestStream
-from windlass_server.errors import ApiError, engine_away, shutting_down
-from windlass_server.metrics import RequestTimer, ServerMetrics
+from windlass_server.errors import ApiError, engine_away
+from windlass_server.metrics import RequestTimer
 from windlass_server.operations.record import current_record
 from windlass_server.protocol.usage import Usage
 
@@ -48,13 +48,14 @@ class Generation:
     def __init__(
         self,
         state: ServerState,
-        metrics: ServerMetrics,
+        engine: Engine,
         sampling: SamplingParams,
         admission: Admission,
     ) -> None:
         self.sampling = sampling
         self._state = state
-        self._metrics = metrics
+        self._engine = engine
+        self._model = state.models.of(engine)
         self._admission = admission
         self._meter = admission.meter
         self._streams: list[RequestStream[RequestOutput]] = []
@@ -85,8 +86,8 @@ class Generation:
             RequestError, ApiError: it was refused; nothing has been sent to the client.
             ClientDisconnected: nobody waits for the answer.
         """
-        model = state.models.of(engine)
-        generation = cls(state, model.metrics, sampling, admission)
+        generation = cls(state, engine, sampling, admission)
+        model = generation._model
         try:
             size = _size(prompts, sampling, engine.info.max_model_len)
             await admission.enter(state.access.queue_of(model, engine), size)
@@ -101,7 +102,7 @@ class Generation:
             admission.refuse()
             await generation.aclose()
             if isinstance(exc, EngineDeadError):
-                raise engine_away(exc) from exc
+                raise state.ended_by_server(model, engine) or engine_away(exc) from exc
             if isinstance(exc, QueueFullError):
                 model.metrics.queue_rejections.inc()
             raise
@@ -115,7 +116,7 @@ class Generation:
     def _add(self, stream: RequestStream[RequestOutput], *, count_max: bool) -> None:
         self._streams.append(stream)
         self._open += self.sampling.n
-        timer = RequestTimer(self._metrics, self.sampling, count_max=count_max)
+        timer = RequestTimer(self._model.metrics, self.sampling, count_max=count_max)
         self._timers.append(timer)
         record = current_record()
         record.sampling = self.sampling
@@ -135,15 +136,16 @@ class Generation:
                     self._count(index, output)
                     yield index, output
             if self._open:
-                ended = RequestFailedError("The engine ended the request before it finished.")
-                raise self._admission.deadline.error or ended
+                early = RequestFailedError("The engine ended the request before it finished.")
+                raise self._admission.deadline.error or early
         except RequestError:
             self._failed = True
             raise
         except EngineError:
             self._failed = True
-            if self._state.stopping.is_set():
-                raise shutting_down() from None
+            ended = self._state.ended_by_server(self._model, self._engine)
+            if ended is not None:
+                raise ended from None
             raise
         finally:
             await self.aclose()

@@ -15,7 +15,7 @@ from windlass.errors import (
 )
 from windlass.pooling import PoolingOutput
 from windlass_server.engine import Engine, RequestStream
-from windlass_server.errors import engine_away, shutting_down
+from windlass_server.errors import engine_away
 from windlass_server.metrics import ServerMetrics
 from windlass_server.operations.record import current_record
 from windlass_server.protocol.embeddings import PoolingUsage
@@ -47,10 +47,11 @@ async def pooled(
     """
     started = time.monotonic()
     model = state.models.of(engine)
+    stream = None
     try:
         await admission.enter(state.access.queue_of(model, engine), size, client_watched=True)
         stream = await _submitted(admission, submit)
-        output = await _answer(state, model.metrics, stream, admission.deadline)
+        output = await _answer(model.metrics, stream, admission.deadline)
         admission.meter.prompt_tokens = output.prompt_tokens
     except QueueFullError:
         model.metrics.queue_rejections.inc()
@@ -59,6 +60,13 @@ async def pooled(
         if exc.param is not None and names is not None:
             exc.param = names.get(exc.param, exc.param)
         raise
+    except EngineError as exc:
+        ended = state.ended_by_server(model, engine)
+        if ended is None and stream is None and isinstance(exc, EngineDeadError):
+            ended = engine_away(exc)
+        if ended is None:
+            raise
+        raise ended from exc
     finally:
         admission.leave()
     model.metrics.observe_pooling(output, time.monotonic() - started)
@@ -71,15 +79,12 @@ async def _submitted(
 ) -> RequestStream[PoolingOutput]:
     try:
         return await submit()
-    except BaseException as exc:
+    except BaseException:
         admission.refuse()
-        if isinstance(exc, EngineDeadError):
-            raise engine_away(exc) from exc
         raise
 
 
 async def _answer(
-    state: ServerState,
     metrics: ServerMetrics,
     stream: RequestStream[PoolingOutput],
     deadline: Deadline,
@@ -95,8 +100,6 @@ async def _answer(
         raise deadline.error or ended
     except EngineError:
         finished["error"].inc()
-        if state.stopping.is_set():
-            raise shutting_down() from None
         raise
     except BaseException:
         finished["abort"].inc()

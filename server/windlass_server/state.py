@@ -13,7 +13,7 @@ from windlass_server.access.control import AccessControl
 from windlass_server.batches.service import Batches
 from windlass_server.chat.call import ChatCall
 from windlass_server.engine import Engine
-from windlass_server.errors import shutting_down, unavailable
+from windlass_server.errors import ApiError, shutting_down, unavailable
 from windlass_server.metrics import ServerMetrics
 from windlass_server.models.pool import ModelPool, model_loading
 from windlass_server.models.served_model import ServedModel
@@ -93,6 +93,13 @@ class ServerState:
             text = f"The model '{model.settings.name}' is not loaded now."
             raise unavailable(text, "model_not_loaded", 5.0)
         return model.engine
+
+    def ended_by_server(self, model: ServedModel, engine: Engine) -> ApiError | None:
+        """Return why calls on `engine` failed if nothing went wrong with it: the server stops, or
+        `model` was unloaded."""
+        if self.stopping.is_set():
+            return shutting_down()
+        return self.models.taken_away(model, engine)
 
     async def prompt(self, call: ChatCall, engine: Engine) -> TokensPrompt:
         """Return the prompt of `call`.

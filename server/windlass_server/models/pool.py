@@ -106,7 +106,13 @@ class ModelPool:
         for model in self.models:
             if model.engine is engine:
                 return model
-        raise unavailable("The model was unloaded; try again.", "model_unloaded", 1.0)
+        raise _unloaded()
+
+    def taken_away(self, model: ServedModel, engine: Engine) -> ApiError | None:
+        """Return what calls on `engine` are told if `model` does not have it any more."""
+        if model.engine is engine:
+            return None
+        return _asleep(model) if model.asleep else _unloaded()
 
     # -- use ------------------------------------------------------------------------------
 
@@ -200,8 +206,8 @@ class ModelPool:
             async with self._turn:
                 if model.asleep:
                     raise _asleep(model)
-                await self._make_room()
-                await self._start(model)
+                if not model.is_serving and await self._make_room(load):
+                    await self._start(model)
                 for _ in range(load.waiting):
                     model.use()
                 load.granted = True
@@ -230,14 +236,19 @@ class ModelPool:
                 model.phase = Phase.UNLOADED
         logger.info("%s was loaded in %.1f s", model.settings.name, time.monotonic() - started)
 
-    async def _make_room(self) -> None:
-        while len(self.loaded) >= self._settings.max_loaded:
+    async def _make_room(self, load: _Load) -> bool:
+        """Unload what has to go; returns False, and lets it stay, when nobody waits any more."""
+        while load.waiting and len(self.loaded) >= self._settings.max_loaded:
             unused = [model for model in self.loaded if not model.in_use]
             victim = (unused or self.loaded)[0]
             victim.phase = Phase.LEAVING
             await victim.wait_unused()
+            if not load.waiting and victim.engine is not None:
+                victim.phase = Phase.LOADED
+                break
             logger.info("%s is unloaded to make room", victim.settings.name)
             await victim.unload()
+        return load.waiting > 0
 
     async def unload(self, model: ServedModel, *, sleep: bool = False, abort: bool = False) -> None:
         """Unload `model` when what runs on it has finished, or at once with `abort`.
@@ -245,6 +256,8 @@ class ModelPool:
         With `sleep` it refuses requests until `load`; else the next request loads it again.
         """
         model.asleep = model.asleep or sleep
+        if abort and model.phase is Phase.LEAVING:
+            await model.unload()  # whoever has the turn waits for what runs on it
         async with self._turn:
             if model.engine is None:
                 return
@@ -282,6 +295,10 @@ class ModelPool:
 def model_loading() -> ApiError:
     """Return the 503 of a server whose first model is not there yet."""
     return unavailable("The model is loading; try again.", "model_loading", 5.0)
+
+
+def _unloaded() -> ApiError:
+    return unavailable("The model was unloaded; try again.", "model_unloaded", 1.0)
 
 
 def _asleep(model: ServedModel) -> ApiError:

@@ -113,11 +113,15 @@ async def engine_for(request: Request, name: str | None) -> Engine:
 
     Raises:
         ApiError: 404, no such model; 503, it cannot be loaded now, or the server does not serve.
+        ClientDisconnected: nobody waits for it any more.
     """
     state = server_state(request)
     state.require_serving()
     model = state.models.find(name)
-    return await state.models.enter_for(request.scope, model)
+    entered = state.models.enter_for(request.scope, model)
+    if model.is_serving:
+        return await entered
+    return await until_disconnect(entered, request.receive, state.stopping)
 
 
 def warnings(

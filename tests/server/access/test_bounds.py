@@ -59,7 +59,7 @@ TESTS = {
     "--file-ttl": "batches/test_files.py::test_an_expired_file_is_gone_at_once_and_its_bytes_soon",
     "--max-batch-lines": "batches/test_batches.py::test_the_lines_of_a_batch_are_bounded",
     "--max-batches": "batches/test_batches.py::test_the_batches_that_wait_are_bounded",
-    "--batch-concurrency": ("batches/test_batches.py::test_at_most_so_many_lines_run_at_a_time"),
+    "--batch-concurrency": ("batches/test_worker.py::test_at_most_so_many_lines_run_at_a_time"),
     "--max-pooling-inputs": (
         "pooling/test_embeddings.py::test_limits_of_inputs_and_of_their_tokens"
     ),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from windlass.errors import ModelError
+from windlass_server.disconnect import ClientDisconnected
 from windlass_server.models.settings import ModelSettings, SwapSettings
+from windlass_server.routes.request import engine_for
 from windlass_server.settings import ServerSettings
 from windlass_server.state import ServerState
 
@@ -158,11 +162,29 @@ async def test_one_of_several_sleeps(client: httpx.AsyncClient) -> None:
 async def test_sleep_with_abort_ends_what_runs(
     client: httpx.AsyncClient, engine: FakeEngine
 ) -> None:
-    async with paused_stream(client, engine, "a"):
+    async with paused_stream(client, engine, "a") as stream:
         response = await client.post("/sleep", params={"mode": "abort"})
         assert response.status_code == 200
         assert engine.was_shut_down
+        engine.die(None)
+    event = stream.result().text.splitlines()[0]
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == "model_sleeping"
+
+
+async def test_a_client_that_leaves_waits_for_no_model(
+    client: httpx.AsyncClient, engine: FakeEngine, state: ServerState
+) -> None:
+    async def leave() -> dict[str, str]:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async with paused_stream(client, engine, "a"):
+        scope = {"type": "http", "app": client._transport.app, "state": {}}  # type: ignore[attr-defined]
+        with pytest.raises(ClientDisconnected):
+            await engine_for(Request(scope, leave), "b")
         engine.gate.set()
+    assert await text_of(client, "a") == engine.answer
+    assert not engine.was_shut_down
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,35 @@ async def test_abort_does_not_wait(loads: Loads) -> None:
     assert loads.engines[0].was_shut_down
 
 
+async def test_abort_does_not_wait_for_whoever_waits_for_the_model(loads: Loads) -> None:
+    pool = pool_of(loads, "a", "b")
+    a, b = pool.models
+    await pool.enter(a)
+    asks_for_b = asyncio.create_task(pool.enter(b))
+    await settle()
+    aborting = asyncio.create_task(pool.unload(a, abort=True))
+    await settle()
+    assert loads.engines[0].was_shut_down
+    a.leave()
+    await asyncio.gather(asks_for_b, aborting)
+    assert (a.status, b.status) == ("unloaded", "loaded")
+
+
+async def test_nobody_makes_room_for_those_who_left(loads: Loads) -> None:
+    pool = pool_of(loads, "a", "b")
+    a, b = pool.models
+    await pool.enter(a)
+    gone = asyncio.create_task(pool.enter(b))
+    await settle()
+    stays = asyncio.create_task(pool.enter(a))
+    await settle()
+    gone.cancel()
+    a.leave()
+    assert await stays is loads.engines[0]
+    assert loads.names == ["a"]
+    assert (a.status, a.in_use, b.status) == ("loaded", 1, "unloaded")
+
+
 async def test_an_idle_model_gives_its_memory_back_and_comes_again(loads: Loads) -> None:
     pool = pool_of(loads, "a", sleep_after=0.02)
     watch = asyncio.create_task(pool.unload_idle())
