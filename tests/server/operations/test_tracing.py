@@ -181,6 +181,30 @@ async def test_a_failure_within_a_stream_is_the_span_s_error(
     assert found["gen_ai.usage.completion_tokens"] == 3
 
 
+@pytest.mark.parametrize(("tokens", "status"), [(0, 504), (3, 200)])
+async def test_a_deadline_ends_the_span_of_its_request(
+    make_client: MakeClient,
+    make_state: Any,
+    collector: Collector,
+    engine: FakeEngine,
+    tokens: int,
+    status: int,
+) -> None:
+    operations = OperationsSettings(traces_endpoint=collector.url)
+    state = make_state(operations=operations, request_timeout=0.5)
+    client = await make_client(state=state)
+    if tokens:
+        engine.pause_after = tokens
+    else:
+        engine.gate.clear()
+    await client.post(CHAT, json={**HELLO, "stream": True})
+    ((span, found),) = await spans(state, collector)
+    assert (span.status.code, span.status.message) == (ERROR, "deadline_exceeded")
+    assert found["http.response.status_code"] == status
+    assert found["gen_ai.usage.completion_tokens"] == tokens
+    state.tracer.close()
+
+
 async def test_a_client_that_leaves_ends_its_span(
     serve: Serve, collector: Collector, engine: FakeEngine
 ) -> None:
