@@ -1,57 +1,27 @@
-"""Log lines as text or JSON, on standard error, and the line about throughput."""
+"""What the server logs, and the line about throughput."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
-from typing import Literal
 
-import msgspec
-
+from windlass import log_lines
 from windlass.engine.outputs import EngineStats
+from windlass.log_lines import LogFormat
 from windlass_server.models.served_model import ServedModel
 from windlass_server.state import ServerState
 
 logger = logging.getLogger(__name__)
 
 STATS_INTERVAL = 10.0
-_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)
-_ESCAPED = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
-_ESCAPED_IN_JSON = {code: f"\\u{code:04x}" for code in _CONTROLS}
 
 
-class TextFormatter(logging.Formatter):
-    """One line per message: what would end the line, or move the cursor, is escaped."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line; a traceback below it is not touched."""
-        return super().formatMessage(record).translate(_ESCAPED)
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line; a record with `fields` has those in place of a message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON."""
-        fields = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            **(getattr(record, "fields", None) or {"message": record.getMessage()}),
-        }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields).decode().translate(_ESCAPED_IN_JSON)
-
-
-def configure_logging(log_format: Literal["text", "json"]) -> None:
+def configure_logging(log_format: LogFormat) -> None:
     """Send all log lines to standard error in one format; uvicorn's from warnings on."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = TextFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else text)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    log_lines.configure_logging(
+        log_format, logging.WARNING, "%(asctime)s %(levelname)s %(message)s"
+    )
     for name in ("windlass", "windlass_server"):
         logging.getLogger(name).setLevel(logging.INFO)
 

@@ -19,11 +19,12 @@ import pytest
 from make_settings import make_settings
 
 from windlass.errors import ConfigError, ModelError, WindlassError
+from windlass.log_lines import JsonFormatter
 from windlass_server import lifecycle as module
 from windlass_server.access.settings import AccessSettings
 from windlass_server.console import ready_text
 from windlass_server.lifecycle import Lifecycle, address_of, listen
-from windlass_server.logs import JsonFormatter, log_stats
+from windlass_server.logs import log_stats
 from windlass_server.settings import ServerSettings
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from windlass.config import EngineConfig
 from windlass.engine.ipc import ClientChannel, FromEngine, Hello, Shutdown, ToEngine
+from windlass.log_lines import configured_format
 
 DEFAULT_RUNNER_FACTORY = "windlass.executor.build:build_runner"
 
@@ -50,7 +51,8 @@ class EngineProcess:
         # -P: the working directory is no place to import from.
         module = "windlass.executor.engine_process"
         endpoint = self._channel.endpoint
-        return [sys.executable, "-P", "-m", module, endpoint, "--runner", runner_factory]
+        options = ["--runner", runner_factory, "--log-format", configured_format()]
+        return [sys.executable, "-P", "-m", module, endpoint, *options]
 
     @property
     def pid(self) -> int:

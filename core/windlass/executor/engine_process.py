@@ -24,6 +24,7 @@ from windlass.engine.loop import EngineLoop, SteppingEngine
 from windlass.engine.make import make_engine
 from windlass.engine.process import DEFAULT_RUNNER_FACTORY
 from windlass.errors import ConfigError, WindlassError
+from windlass.log_lines import configure_logging
 from windlass.pooling import PoolingRunner
 from windlass.step import ModelRunner
 
@@ -37,11 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="windlass.executor.engine_process")
     parser.add_argument("endpoint", help="address of the front end's socket")
     parser.add_argument("--runner", default=DEFAULT_RUNNER_FACTORY, help="module:function")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)
 
     threading.Thread(target=_exit_with_front_end, name="front-end-watch", daemon=True).start()
     _set_signals()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s [engine] %(message)s")
+    configure_logging(options.log_format, logging.INFO, "%(levelname)s [engine] %(message)s")
     channel = EngineChannel(options.endpoint)
     try:
         return _serve(channel, options.runner)
