@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import httpx
@@ -147,11 +148,15 @@ async def call(app: ASGIApp, line: BatchLine, caller: Caller) -> LineAnswer:
 
 
 async def run_line(
-    app: ASGIApp, data: bytes, max_bytes: int, caller: Caller
+    app: ASGIApp,
+    data: bytes,
+    max_bytes: int,
+    caller: Caller,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> tuple[ResultLine, TokenCounts]:
     """Run a line of an input until there is an answer that stands, and return its result.
 
-    What is refused for now is asked again later.
+    What is refused for now is asked again after `pause`, which gets seconds.
     """
     try:
         line = read_line(data, max_bytes)
@@ -163,4 +168,4 @@ async def run_line(
         attempts += answer.started
         if answer.retry_after is None or attempts >= MAX_ATTEMPTS:
             return answer.result(line), answer.tokens()
-        await asyncio.sleep(answer.retry_after)
+        await pause(answer.retry_after)

@@ -185,11 +185,24 @@ class BatchWorker:
     async def _run_line(
         self, record: BatchRecord, number: int, data: bytes, caller: Caller
     ) -> None:
+        has_slot = True
+
+        async def pause(seconds: float) -> None:
+            nonlocal has_slot
+            if not self._state.models.find(record.model).asleep:
+                await asyncio.sleep(seconds)
+                return
+            self._slots.release()  # to the lines of other models, until it is woken
+            has_slot = False
+            await self._take_slot(record)
+            has_slot = True
+
         try:
-            result, tokens = await run_line(self._app, data, self._max_line_bytes, caller)
+            result, tokens = await run_line(self._app, data, self._max_line_bytes, caller, pause)
             await self._keep(record, number, result, tokens)
         finally:
-            self._slots.release()
+            if has_slot:
+                self._slots.release()
 
     async def _keep(
         self, record: BatchRecord, number: int, result: ResultLine, tokens: TokenCounts

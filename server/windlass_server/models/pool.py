@@ -132,7 +132,7 @@ class ModelPool:
             model.use()
         if model.engine is None:
             model.leave()
-            raise _not_loaded(model)
+            raise _asleep(model) if model.asleep else _unloaded()
         return model.engine
 
     async def enter_for(self, scope: Scope, model: ServedModel) -> Engine:

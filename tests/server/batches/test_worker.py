@@ -381,3 +381,30 @@ async def test_a_model_that_sleeps_does_not_hold_the_others_up(
         await desk.wait(asleep.id, lambda batch: batch.status == "in_progress")
         assert (await desk.wait(awake.id)).status == "completed"
         assert (await desk.look(asleep.id)).status == "in_progress"
+
+
+async def test_a_line_whose_model_was_put_to_sleep_gives_its_place_to_others(
+    make_desk: MakeDesk, engine: FakeEngine
+) -> None:
+    desk = await make_desk(concurrency=1)
+    model = desk.state.models.default
+    sleeper = ServedModel(ModelSettings(names=("sleeper",)), template_timeout=1.0)
+    desk.state.models = ModelPool((model, sleeper), desk.state.settings.swap)
+    other = type(engine)(engine.tokenizer)
+    other.gate.clear()
+    sleeper.serve(other)
+    ended = await desk.batch(line("a", model="sleeper"))
+    async with desk.working():
+        async with asyncio.timeout(10):
+            while not other.running:
+                await asyncio.sleep(0.01)
+        await desk.state.models.unload(sleeper, sleep=True, abort=True)
+        other.die(None)
+        awake = await desk.batch(line("a"))
+        assert (await desk.wait(awake.id)).status == "completed"
+        assert (await desk.look(ended.id)).status == "in_progress"
+        sleeper.asleep = False
+        sleeper.serve(type(engine)(engine.tokenizer))
+        batch = await desk.wait(ended.id)
+    assert batch.request_counts is not None
+    assert batch.request_counts.completed == 1

@@ -228,6 +228,22 @@ async def test_abort_does_not_wait_for_whoever_waits_for_the_model(loads: Loads)
     assert (a.status, b.status) == ("unloaded", "loaded")
 
 
+async def test_who_waited_for_a_model_that_is_aborted_at_once_is_told_that_it_sleeps(
+    loads: Loads,
+) -> None:
+    pool = pool_of(loads, "a")
+    loads.gate.clear()
+    waiting = asyncio.create_task(pool.enter(pool.default))
+    await settle()
+    aborting = asyncio.create_task(pool.unload(pool.default, sleep=True, abort=True))
+    await settle()
+    loads.gate.set()
+    with pytest.raises(ApiError, match="sleeps"):
+        await waiting
+    await aborting
+    assert not pool.default.in_use
+
+
 async def test_nobody_makes_room_for_those_who_left(loads: Loads) -> None:
     pool = pool_of(loads, "a", "b")
     a, b = pool.models
