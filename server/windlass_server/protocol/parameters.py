@@ -134,7 +134,9 @@ def _keys(path: str, body: Body) -> list[str]:
 def printable(names: list[str]) -> str:
     """List at most `MAX_REPORTED` parameter names so that they fit a header and a log line."""
     shown = [
+        # A header cannot end with a space, so that a name without characters needs some.
         "".join(c if c.isascii() and (c.isalnum() or c in "_-.[]") else "?" for c in name[:64])
+        or "''"
         for name in names[:MAX_REPORTED]
     ]
     return ", ".join(shown) + (", ..." if len(names) > MAX_REPORTED else "")

@@ -351,3 +351,16 @@ async def test_a_page_of_an_allowed_origin_asks_first_without_a_key(serve: Serve
         # Without its two headers it is no preflight, but a request like any other.
         assert (await client.options(path)).status_code == 401
     assert urlsplit(str(client.base_url)).port
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t", "a ", "\r\nx: y", "ä", "x" * 5000, "\x00", ","])
+async def test_a_field_of_any_name_is_reported_in_a_header_that_can_be_sent(
+    serve: Serve, name: str
+) -> None:
+    _, client = await serve()
+    for path in ("/v1/chat/completions", "/tokenize"):
+        response = await client.post(path, json={**FULL[path], name: 1})
+        assert response.status_code == 200
+        told = response.headers["x-windlass-warning"]
+        assert told.isprintable()
+        assert len(told) < 200
