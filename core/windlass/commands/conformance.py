@@ -12,7 +12,12 @@ HELP = "prove that a hardware backend does what the plugin contract says"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `windlass conformance`."""
-    from windlass.testing.conformance import DEFAULT_LEVELS, INTERPRETED_LEVELS, LEVELS
+    from windlass.testing.conformance import (
+        DEFAULT_LEVELS,
+        INTERPRETED_LEVELS,
+        LEVELS,
+        SHARED_LEVELS,
+    )
 
     parser.add_argument("name", help="the backend")
     parser.add_argument(
@@ -32,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="what a level, or an op provider in L2, may take (default: 600; 3600 where kernels "
         "are compiled or interpreted)",
+    )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help=f"processes that share the cases of {', '.join(SHARED_LEVELS)} (default: 1)",
     )
     parser.add_argument("--json", metavar="FILE", help="write every outcome as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page that a browser shows")
@@ -54,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     levels = args.level or (INTERPRETED_LEVELS if args.interpret else DEFAULT_LEVELS)
     target = Target(args.name, args.plugin, args.interpret)
-    report = prove(target, levels, providers=args.provider, timeout=args.timeout)
+    report = prove(target, levels, providers=args.provider, timeout=args.timeout, jobs=args.jobs)
     if args.json:
         _write("--json", args.json, report.to_json())
     if args.html:

@@ -65,6 +65,19 @@ def test_the_sample_plugin_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.proven, report.failure_text()
 
 
+def test_processes_share_the_cases_of_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests/sample_plugin"))
+    target = Target("sample", "windlass_sample.plugin")
+
+    def told(jobs: int) -> list[tuple[str, str]]:
+        report = prove(target, ["L0", "L2"], providers=["sample"], jobs=jobs)
+        return [(outcome.case, outcome.status) for outcome in report.outcomes]
+
+    assert told(3) == told(1)
+    with pytest.raises(PluginError, match="jobs must be at least 1"):
+        prove(target, jobs=0)
+
+
 def write_plugin(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,11 +142,12 @@ def test_hygiene_is_proved(
     assert reason in found[case]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_crash_is_a_failed_case_and_the_others_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     target = write_plugin(tmp_path, monkeypatch, ops=provider("rms_norm"))
-    report = prove(target, ["L2"], providers=["own"])
+    report = prove(target, ["L2"], providers=["own"], jobs=jobs)
     (crashed,) = report.failures
     assert crashed.case == "rms_norm float16 7x96"
     assert "SIGSEGV" in crashed.reason

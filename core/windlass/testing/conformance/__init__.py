@@ -13,6 +13,7 @@ from windlass.testing.conformance.run import (
     DEFAULT_LEVELS,
     INTERPRETED_LEVELS,
     LEVELS,
+    SHARED_LEVELS,
     Target,
     prove,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "DEFAULT_LEVELS",
     "INTERPRETED_LEVELS",
     "LEVELS",
+    "SHARED_LEVELS",
     "BackendConformance",
     "Outcome",
     "Report",

@@ -13,6 +13,10 @@ Status = Literal["passed", "failed", "skipped", "absent"]
 """Absent: what the level is about does not exist here, so there is nothing that could be proved."""
 
 
+WHOLE_LEVEL = "all"
+"""The case of an outcome that stands for a level of which no case ran."""
+
+
 class Skipped(Exception):
     """The backend says that it does not do what the case asks for; the text is its reason."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from windlass.errors import PluginError
 from windlass.plugin.discovery import PluginSource
 from windlass.plugin.examine import examine
 from windlass.plugin.spec import BACKENDS_GROUP, Status
-from windlass.testing.conformance.cases import Absent, Case, Outcome, check_all
+from windlass.testing.conformance.cases import WHOLE_LEVEL, Absent, Case, Outcome, check_all
 
 if TYPE_CHECKING:
     from windlass.backend import Backend
@@ -72,19 +73,21 @@ def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     source = _source(request["backend"], request["plugin"])
     unusable = "" if arch or level in _WITHOUT_DEVICE else _why_unusable(source)
     if unusable:
-        _say(answers, Outcome(level=level, case="all", status="skipped", reason=unusable))
+        _say(answers, Outcome(level=level, case=WHOLE_LEVEL, status="skipped", reason=unusable))
         return
     try:
         _run(level, _cases(request, source, answers), request, answers)
     except Absent as absent:
-        _say(answers, Outcome(level=level, case="all", status="absent", reason=str(absent)))
+        _say(answers, Outcome(level=level, case=WHOLE_LEVEL, status="absent", reason=str(absent)))
 
 
 def _run(level: str, cases: Iterable[Case], request: dict[str, Any], answers: IO[bytes]) -> None:
     def begin(name: str) -> None:
         _say(answers, {"begin": name})
 
-    ran = bool(request["skip"])
+    first, step = request["share"]
+    cases = itertools.islice(cases, first, None, step)
+    ran = bool(request["skip"] or first)
     for outcome in check_all(level, cases, begin=begin, skip=frozenset(request["skip"])):
         ran = True
         _say(answers, outcome)

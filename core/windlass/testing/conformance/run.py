@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +20,7 @@ import msgspec
 
 from windlass._version import __version__
 from windlass.errors import PluginError
-from windlass.testing.conformance.cases import Outcome
+from windlass.testing.conformance.cases import WHOLE_LEVEL, Outcome
 from windlass.testing.conformance.report import Report
 
 LEVELS = {
@@ -59,6 +61,9 @@ main(request)
 """
 
 
+SHARED_LEVELS = ("L2", "L3", "L7")
+"""Levels whose cases do not mind what else the device does: several processes may share them."""
+
 INTERPRETED_LEVELS = ("L2", "L3")
 """What Triton's interpreter can prove of kernels without their chip; a model would take hours."""
 
@@ -91,14 +96,16 @@ def prove(
     *,
     providers: Sequence[str] = (),
     timeout: float | None = None,
+    jobs: int = 1,
 ) -> Report:
     """Run the levels against a backend, each (and each op provider of L2) in its own process.
 
     `providers` limits L2 to these; empty: all. `timeout` is in seconds, for each process; None:
-    `TIMEOUT`, or where kernels are compiled or interpreted `KERNELS_TIMEOUT`.
+    `TIMEOUT`, or where kernels are compiled or interpreted `KERNELS_TIMEOUT`. So many `jobs` share
+    the cases of `SHARED_LEVELS`.
 
     Raises:
-        PluginError: there is no such level, or it cannot be interpreted.
+        PluginError: there is no such level, it cannot be interpreted, or `jobs` is not positive.
     """
     begun = time.perf_counter()
     wanted = list(dict.fromkeys(levels))
@@ -107,11 +114,14 @@ def prove(
         raise PluginError(f"there is no level {unknown[0]!r}; there are: {', '.join(LEVELS)}")
     if target.interpret and not set(wanted) <= set(INTERPRETED_LEVELS):
         raise PluginError(f"only {' and '.join(INTERPRETED_LEVELS)} can be interpreted")
+    if jobs < 1:
+        raise PluginError(f"jobs must be at least 1, not {jobs}")
     outcomes: list[Outcome] = []
     for level in wanted:
         slow = target.interpret or level == "L7"
         seconds = timeout or (KERNELS_TIMEOUT if slow else TIMEOUT)
-        outcomes += _level(target, level, providers, seconds)
+        shares = jobs if level in SHARED_LEVELS else 1
+        outcomes += _level(target, level, providers, seconds, shares)
     return Report(
         windlass=__version__,
         backend=target.backend,
@@ -121,31 +131,50 @@ def prove(
     )
 
 
-def _level(target: Target, level: str, only: Sequence[str], timeout: float) -> list[Outcome]:
+def _level(
+    target: Target, level: str, only: Sequence[str], timeout: float, shares: int
+) -> list[Outcome]:
     if level != "L2":
-        return _group(target, level, "", timeout)[0]
+        return _group(target, level, "", timeout, shares)[0]
     outcomes: list[Outcome] = []
     known = list(only)
     if not known:
-        outcomes, known = _group(target, level, REFERENCE, timeout)
+        outcomes, known = _group(target, level, REFERENCE, timeout, shares)
         known = [name for name in known if name != REFERENCE]
     for provider in known:
-        outcomes += _group(target, level, provider, timeout)[0]
+        outcomes += _group(target, level, provider, timeout, shares)[0]
     return outcomes
 
 
 def _group(
-    target: Target, level: str, provider: str, timeout: float
+    target: Target, level: str, provider: str, timeout: float, shares: int
 ) -> tuple[list[Outcome], list[str]]:
-    """All cases of a level (of L2: with one provider), over as many children as crash.
+    """All cases of a level (of L2: with one provider) in their order, shared by some children.
 
     Also the names of L2's providers.
     """
+
+    def share(index: int) -> tuple[list[Outcome], list[str]]:
+        return _share(target, level, provider, timeout, (index, shares))
+
+    with ThreadPoolExecutor(shares) as threads:
+        parts = list(threads.map(share, range(shares)))
+    dealt = itertools.zip_longest(*(outcomes for outcomes, _ in parts))
+    outcomes = [outcome for row in dealt for outcome in row if outcome is not None]
+    # What ends a level before its cases, every child says.
+    whole = [outcome for outcome in outcomes if outcome.case == WHOLE_LEVEL]
+    return whole[:1] or outcomes, next((names for _, names in parts if names), [])
+
+
+def _share(
+    target: Target, level: str, provider: str, timeout: float, share: tuple[int, int]
+) -> tuple[list[Outcome], list[str]]:
+    """Every n-th case from the i-th on, `share` being (i, n), over as many children as crash."""
     outcomes: list[Outcome] = []
     providers: list[str] = []
     for _ in range(MAX_CRASHES):
         done = [outcome.case for outcome in outcomes]
-        ended = _child(target, level, provider, done, timeout)
+        ended = _child(target, level, provider, done, timeout, share)
         outcomes += ended.outcomes
         providers = ended.providers or providers
         if not ended.problem:
@@ -170,6 +199,7 @@ def _child(
     provider: str,
     skip: Iterable[str],
     timeout: float,
+    share: tuple[int, int],
 ) -> _Ended:
     with tempfile.TemporaryDirectory(prefix="windlass-conformance-") as folder:
         answers = Path(folder) / "answers"
@@ -181,6 +211,7 @@ def _child(
             "level": level,
             "provider": provider,
             "skip": list(skip),
+            "share": share,
             "answers": str(answers),
             "folder": folder,
         }
