@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from windlass_server.access.control import AccessControl
     from windlass_server.access.fair_queue import FairQueue, Place
     from windlass_server.access.size import Size
+    from windlass_server.engine import Engine
 
 TIMEOUT_HEADER = "x-request-timeout"
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -56,6 +58,17 @@ class Admission:
         given = request.headers.get(TIMEOUT_HEADER)
         if given is not None:
             self.deadline.limit_request(_seconds(given))
+
+    async def wait_for_model(self, loaded: Callable[[], Coroutine[None, None, Engine]]) -> Engine:
+        """Return what `loaded` does; until then the call counts among those of its caller.
+
+        Raises:
+            ApiError: 429, over a limit; 503 and 504, a deadline passed; what `loaded` raises.
+        """
+        if self._limits is None:
+            return await loaded()
+        with self._limits.running(self.caller):
+            return await self.deadline.within(loaded())
 
     async def enter(self, queue: FairQueue, size: Size, *, client_watched: bool = False) -> None:
         """Take the estimated tokens and wait for the call's turn; `leave` gives back what is left.

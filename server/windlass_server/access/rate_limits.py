@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from windlass_server.access.caller import Caller
@@ -89,14 +90,29 @@ class RateLimits:
             ApiError: 429, too many run, or too many tokens were used; nothing was taken.
         """
         use = self._use(caller)
-        if 0 < use.limits.max_concurrent_requests <= use.concurrent:
-            raise self._refusal(caller, CONCURRENT, _CONCURRENT_RETRY)
-        if use.tokens is not None:
-            wait = use.tokens.wait_for(tokens)
+        with self.running(caller):
+            wait = use.tokens.wait_for(tokens) if use.tokens is not None else 0
             if wait > 0:
                 raise self._refusal(caller, TOKENS, wait)
+        if use.tokens is not None:
             use.tokens.take(tokens)
         use.concurrent += 1
+
+    @contextmanager
+    def running(self, caller: Caller) -> Iterator[None]:
+        """Count a call as running for a block of code.
+
+        Raises:
+            ApiError: 429, too many run.
+        """
+        use = self._use(caller)
+        if 0 < use.limits.max_concurrent_requests <= use.concurrent:
+            raise self._refusal(caller, CONCURRENT, _CONCURRENT_RETRY)
+        use.concurrent += 1
+        try:
+            yield
+        finally:
+            self._use(caller).concurrent -= 1
 
     def end(self, caller: Caller, estimated: int, used: int) -> None:
         """End what `begin` began: the call has used so many tokens."""

@@ -93,7 +93,7 @@ async def accept(
         raise unsupported("priority", "'priority' needs --scheduling-policy priority.")
     if runs_as(request.scope) is not None:
         body = _line_of_batch(body, has_priorities=served.settings.priority_scheduling)
-    engine = await admission.deadline.within(engine_for(request, body.model))
+    engine = await engine_for(request, body.model, admission)
     if (engine.info.pooling is not None) is not pools:
         raise wrong_kind(pools=not pools)
     return body, engine, admission
@@ -108,20 +108,27 @@ def _line_of_batch(body: Body, *, has_priorities: bool) -> Body:
     return body.model_copy(update={"priority": max(body.priority or 0, LOW_PRIORITY)})
 
 
-async def engine_for(request: Request, name: str | None) -> Engine:
+async def engine_for(
+    request: Request, name: str | None, admission: Admission | None = None
+) -> Engine:
     """Return the engine of a model (of the default one), which stays until the answer has ended.
 
     Raises:
-        ApiError: 404, no such model; 503, it cannot be loaded now, or the server does not serve.
+        ApiError: 404, no such model; 503, it cannot be loaded now, or the server does not serve;
+            429 and 504, waiting for it is over a limit of `admission`.
         ClientDisconnected: nobody waits for it any more.
     """
     state = server_state(request)
     state.require_serving()
     model = state.models.find(name)
-    entered = state.models.enter_for(request.scope, model)
     if model.is_serving:
-        return await entered
-    return await until_disconnect(entered, request.receive, state.stopping)
+        return await state.models.enter_for(request.scope, model)
+
+    async def loaded() -> Engine:
+        entered = state.models.enter_for(request.scope, model)
+        return await until_disconnect(entered, request.receive, state.stopping)
+
+    return await (loaded() if admission is None else admission.wait_for_model(loaded))
 
 
 def warnings(

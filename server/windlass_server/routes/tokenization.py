@@ -41,8 +41,11 @@ async def tokenize(request: Request) -> Response:
     state = server_state(request)
     admission = admit(request)
     body = await parse_body(request, TokenizeRequest)
-    engine = await engine_for(request, body.model)
+    if (body.prompt is None) == (body.messages is None):
+        text = "Send either 'prompt' or 'messages'."
+        raise invalid_request(text, "prompt", "missing_required_parameter")
     headers = {**admission.headers, **warnings(body, {}, state)}
+    engine = await engine_for(request, body.model, admission)
     tokens = await _tokens(body, state, engine)
     tokenizer = engine.tokenizer
     answer = TokenizeResponse(len(tokens), engine.info.max_model_len, tokens)
@@ -52,9 +55,6 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _tokens(body: TokenizeRequest, state: ServerState, engine: Engine) -> list[int]:
-    if (body.prompt is None) == (body.messages is None):
-        text = "Send either 'prompt' or 'messages'."
-        raise invalid_request(text, "prompt", "missing_required_parameter")
     if body.prompt is not None:
         special = body.add_special_tokens is not False
         return await asyncio.to_thread(engine.tokenizer.encode, body.prompt, special)
@@ -89,8 +89,8 @@ async def detokenize(request: Request) -> Response:
     state = server_state(request)
     admission = admit(request)
     body = await parse_body(request, DetokenizeRequest)
-    engine = await engine_for(request, body.model)
     headers = {**admission.headers, **warnings(body, {}, state)}
+    engine = await engine_for(request, body.model, admission)
     size = engine.info.vocab_size
     if any(not 0 <= token < size for token in body.tokens):
         text = f"'tokens' must be ids from 0 to {size - 1}."

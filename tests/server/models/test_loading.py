@@ -13,6 +13,8 @@ import pytest
 from starlette.requests import Request
 
 from windlass.errors import ModelError
+from windlass_server.access.control import AccessControl
+from windlass_server.access.settings import AccessSettings, KeyLimits
 from windlass_server.disconnect import ClientDisconnected
 from windlass_server.models.settings import ModelSettings, SwapSettings
 from windlass_server.routes.request import engine_for
@@ -127,6 +129,31 @@ async def test_an_unknown_name_and_a_wrong_body_load_nothing(client: httpx.Async
     wrong = await client.post(CHAT, json=asking("b", temperature="hot"))
     assert wrong.status_code == 400
     assert (await statuses(client))["b"] == "unloaded"
+
+
+async def test_calls_that_wait_for_a_model_are_held_to_the_limits_of_their_key(
+    make_client: MakeClient, state: ServerState, engine: FakeEngine
+) -> None:
+    limits = KeyLimits(max_concurrent_requests=2)
+    state.access = AccessControl(
+        AccessSettings(api_keys=("one", "two"), limits=limits), state.metrics
+    )
+    client = await make_client(state=state)
+    client.headers["authorization"] = "Bearer one"
+    async with paused_stream(client, engine, "a"):
+        waiting = asyncio.create_task(client.post(CHAT, json=asking("b")))
+        while (await statuses(client))["a"] != "leaving":
+            await asyncio.sleep(0.001)
+        refused = await client.post(CHAT, json=asking("b"))
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        for path in (CHAT, "/tokenize"):
+            body = asking("b") if path == CHAT else {"model": "b", "prompt": "x"}
+            headers = {"authorization": "Bearer two", "x-request-timeout": "0.01"}
+            late = await client.post(path, json=body, headers=headers)
+            assert late.json()["error"]["code"] == "deadline_exceeded"
+        engine.gate.set()
+    assert (await waiting).status_code == 200
+    assert (await client.post(CHAT, json=asking("b"))).status_code == 200
 
 
 async def test_sleep_and_wake(client: httpx.AsyncClient, engine: FakeEngine) -> None:
