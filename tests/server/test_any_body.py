@@ -88,7 +88,9 @@ def make_engine(tokenizer: Tokenizer, request: pytest.FixtureRequest) -> Callabl
 def test_any_value_in_any_field_is_answered_or_refused(
     make_engine: Callable[[], FakeEngine], route: str, data: st.DataObject
 ) -> None:
-    good, fields = ROUTES[route]
+    good, every_field = ROUTES[route]
+    # A time that is too short is answered 504, and tested elsewhere.
+    fields = [field for field in every_field if field != "timeout"]
     change = data.draw(st.dictionaries(st.sampled_from(fields), JSON, min_size=1, max_size=3))
     stream = data.draw(st.booleans())
     response = asyncio.run(_post(make_engine, route, {**good, "stream": stream, **change}))

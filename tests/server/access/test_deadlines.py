@@ -87,6 +87,19 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_event(
     assert len(engine.aborted) == 1
 
 
+async def test_a_queue_that_is_too_slow_for_a_stream_that_has_begun_is_an_error_event(
+    make_client: MakeClient, engine: FakeEngine
+) -> None:
+    client = await make_client(queue_timeout=3 * SOON, keep_alive_interval=SOON / 3)
+    engine.gate.clear()
+    response = await client.post(CHAT, json={**BODY, "stream": True})
+    assert response.status_code == 200
+    assert ": keep-alive" in response.text
+    error, done = events(response.text)
+    assert json.loads(error)["error"]["code"] == "queue_timeout"
+    assert done == "[DONE]"
+
+
 async def test_a_stream_of_anthropic_s_ends_with_anthropic_s_error(
     make_client: MakeClient, engine: FakeEngine
 ) -> None:

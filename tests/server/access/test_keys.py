@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import re
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +187,22 @@ def test_wrong_settings_say_what_is_wrong(settings: dict[str, Any], says: str) -
         AccessSettings(**settings)
     with pytest.raises(ConfigError, match="tokens_per_minute"):
         KeyLimits(tokens_per_minute=-1)
+
+
+@pytest.mark.parametrize("given", [["first"], ["last"], ["none"], ["none", "first"], [""]])
+def test_every_key_is_compared_in_constant_time_whichever_is_given(
+    monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    names = ["first", *map(str, range(20)), "last"]
+    keys = KeyRing([Key(digest_of(name), Caller(name, name)) for name in names])
+    found = keys.find(given)
+    assert (found is not None) is bool({"first", "last"} & set(given))
+    assert len(compared) == len(names) * len(given)
+    assert {len(digest) for pair in compared for digest in pair} == {32}

@@ -54,7 +54,9 @@ JSON = st.recursive(
 def test_any_value_in_any_field_is_answered_or_refused(
     tokenizer: Tokenizer, request: pytest.FixtureRequest, route: str, task: str, data: st.DataObject
 ) -> None:
-    good, fields = ROUTES[route]
+    good, every_field = ROUTES[route]
+    # A time that is too short is answered 504, and tested elsewhere.
+    fields = [field for field in every_field if field != "timeout"]
     change = data.draw(st.dictionaries(st.sampled_from(fields), JSON, min_size=1, max_size=3))
     body = {"model": "fake-model", **good, **change}
     response = asyncio.run(_post(tokenizer, request, route, task, body))
