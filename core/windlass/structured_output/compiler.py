@@ -79,6 +79,8 @@ class GrammarCompiler:
         verdict = self._verdicts.get(key)
         if verdict is None:
             verdict = await self._wait(self._shared(key, sampling))
+            if self._closed and verdict.code == _DIED:
+                raise EngineDeadError(_CLOSED)
         if verdict.message:
             param = "bad_words" if sampling.bad_words else "structured_outputs"
             code = "grammar_too_complex" if verdict.code == _DIED else verdict.code

@@ -146,17 +146,17 @@ async def _live() -> int:
         shutil.rmtree(start.place.folder, ignore_errors=True)
         os._exit(0)
 
-    lifecycle = ApiLifecycle(start, supervisor)
-    async with (
-        _listening(supervisor, orphaned),
-        aclosing(lifecycle.peers),
-        answering_peers(lifecycle.app, start),
-    ):
-        try:
+    try:
+        lifecycle = ApiLifecycle(start, supervisor)
+        async with (
+            _listening(supervisor, orphaned),
+            aclosing(lifecycle.peers),
+            answering_peers(lifecycle.app, start),
+        ):
             await until_signal(lifecycle, socket.socket(fileno=start.listener))
-        except WindlassError as error:
-            supervisor.say(Failed(message=str(error), error=type(error).__name__))
-            return 1
+    except WindlassError as error:
+        supervisor.say(Failed(message=str(error), error=type(error).__name__))
+        return 1
     return 0
 
 

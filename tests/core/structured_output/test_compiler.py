@@ -117,6 +117,19 @@ async def test_a_killed_process_costs_its_own_request_and_is_started_again(
     assert worker_pids() != [pid]
 
 
+async def test_a_constraint_is_not_blamed_for_the_end_of_the_compiler(
+    compiler: GrammarCompiler,
+) -> None:
+    await compiler.check(schema({"type": "integer"}))
+    (pid,) = worker_pids()
+    os.kill(pid, signal.SIGSTOP)
+    judged = asyncio.create_task(compiler.check(schema({"type": "number"})))
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(compiler.close)
+    with pytest.raises(EngineDeadError):
+        await judged
+
+
 async def test_processor_time_is_bounded() -> None:
     limits = StructuredOutputConfig(num_workers=1, cpu_seconds=0.2)
     compiler = GrammarCompiler(vocabulary, limits)

@@ -21,6 +21,9 @@ import pytest
 from openai.types.responses import ResponseCompletedEvent, ResponseIncompleteEvent
 from serve_process import MODEL, ServeProcess, wait_for
 
+from windlass_server.batches.service import Batches
+from windlass_server.batches.settings import BatchSettings
+
 COUNT = 2
 ENDS = (ResponseCompletedEvent, ResponseIncompleteEvent)
 PROMPTS = [f"Tell me about the harbour, number {number}." for number in range(12)]
@@ -417,6 +420,14 @@ def test_a_start_that_fails_says_why() -> None:
         Served("--tool-call-parser", "none")
     with pytest.raises(AssertionError, match="--api-server-count 2 excludes --sleep-after"):
         Served("--sleep-after", "5")
+
+
+def test_what_an_api_process_cannot_start_with_is_told_in_a_sentence(tmp_path: Path) -> None:
+    other = Batches(str(tmp_path), BatchSettings())
+    with pytest.raises(AssertionError, match="another server uses --batch-dir") as failed:
+        Served("--batch-dir", str(tmp_path))
+    assert "Traceback" not in str(failed.value)
+    other.close()
 
 
 def test_a_unix_socket_is_shared_and_removed() -> None:
