@@ -49,6 +49,8 @@ class ServeProcess:
             found = re.search(r" at (https?://\S+)$", line.rstrip())
             if found:
                 return found[1]
+        self.process.kill()
+        self.process.wait()
         self._reader.join(10)
         raise AssertionError("the server did not start:\n" + "".join(self.log))
 
