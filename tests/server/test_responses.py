@@ -392,6 +392,17 @@ async def test_background_responses_are_bounded(
     for response_id in ids:
         await client.post(f"{ROUTE}/{response_id}/cancel")
     assert (await client.post(ROUTE, json={**HELLO, "background": True})).status_code == 200
+
+
+async def test_background_responses_that_begin_at_once_are_bounded(
+    make_client: MakeClient, engine: FakeEngine
+) -> None:
+    client = await make_client(max_background_responses=2)
+    engine.gate.clear()
+    calls = (client.post(ROUTE, json={**HELLO, "background": True}) for _ in range(6))
+    begun = [response.status_code for response in await asyncio.gather(*calls)]
+    assert sorted(begun) == [200, 200, 503, 503, 503, 503]
+    engine.gate.set()
     engine.gate.set()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -123,13 +123,24 @@ class BackgroundResponses:
         self._store = store
         self._limit = limit
         self._running: dict[str, BackgroundResponse] = {}
+        self._beginning = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def require_room(self) -> None:
-        """Raise a 503 when too many run."""
-        if len(self._running) >= self._limit:
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Keep room for one more, which is launched right after the block.
+
+        Raises:
+            ApiError: 503, too many run or begin.
+        """
+        if len(self._running) + self._beginning >= self._limit:
             text = f"{self._limit} responses run in the background already; try again later."
             raise unavailable(text, "server_overloaded", 5.0)
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def launch(self, running: BackgroundResponse, state: ServerState) -> None:
         """Start one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 from fastapi import APIRouter
@@ -56,9 +56,8 @@ async def create_response(request: Request) -> HttpResponse:
     call = response_call(body, [*history, *inputs], engine, state.settings)
     if body.truncation == "auto":
         call = await truncated(call, state, engine)
-    if body.background:
-        state.background.require_room()
-    turn = await ChatTurn.start(state, engine, call, admission)
+    with state.background.room() if body.background else nullcontext():
+        turn = await ChatTurn.start(state, engine, call, admission)
     include = body.include or ()
     shape = ResponseShape(
         begun_response(body, call.sampling, stored=stored),
