@@ -12,12 +12,8 @@ HELP = "prove that a hardware backend does what the plugin contract says"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `windlass conformance`."""
-    from windlass.testing.conformance import (
-        DEFAULT_LEVELS,
-        INTERPRETED_LEVELS,
-        LEVELS,
-        SHARED_LEVELS,
-    )
+    from windlass.testing.conformance import DEFAULT_LEVELS, INTERPRETED_LEVELS, LEVELS
+    from windlass.testing.conformance.run import SHARED_LEVELS
 
     parser.add_argument("name", help="the backend")
     parser.add_argument(
@@ -65,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from windlass.testing.conformance.report import print_report
 
     levels = args.level or (INTERPRETED_LEVELS if args.interpret else DEFAULT_LEVELS)
-    target = Target(args.name, args.plugin, args.interpret)
-    report = prove(target, levels, providers=args.provider, timeout=args.timeout, jobs=args.jobs)
+    target = Target(args.name, args.plugin, args.interpret, args.jobs)
+    report = prove(target, levels, providers=args.provider, timeout=args.timeout)
     if args.json:
         _write("--json", args.json, report.to_json())
     if args.html:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,15 +68,15 @@ def test_the_sample_plugin_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_share_the_cases_of_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tests/sample_plugin"))
-    target = Target("sample", "windlass_sample.plugin")
 
     def told(jobs: int) -> list[tuple[str, str]]:
-        report = prove(target, ["L0", "L2"], providers=["sample"], jobs=jobs)
+        target = Target("sample", "windlass_sample.plugin", jobs=jobs)
+        report = prove(target, ["L0", "L2"], providers=["sample"])
         return [(outcome.case, outcome.status) for outcome in report.outcomes]
 
     assert told(3) == told(1)
     with pytest.raises(PluginError, match="jobs must be at least 1"):
-        prove(target, jobs=0)
+        told(0)
 
 
 def write_plugin(
@@ -147,7 +148,7 @@ def test_a_crash_is_a_failed_case_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
     target = write_plugin(tmp_path, monkeypatch, ops=provider("rms_norm"))
-    report = prove(target, ["L2"], providers=["own"], jobs=jobs)
+    report = prove(replace(target, jobs=jobs), ["L2"], providers=["own"])
     (crashed,) = report.failures
     assert crashed.case == "rms_norm float16 7x96"
     assert "SIGSEGV" in crashed.reason

@@ -13,7 +13,6 @@ from windlass.testing.conformance.run import (
     DEFAULT_LEVELS,
     INTERPRETED_LEVELS,
     LEVELS,
-    SHARED_LEVELS,
     Target,
     prove,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "DEFAULT_LEVELS",
     "INTERPRETED_LEVELS",
     "LEVELS",
-    "SHARED_LEVELS",
     "BackendConformance",
     "Outcome",
     "Report",

@@ -73,12 +73,14 @@ class Target:
     """The backend to prove; `plugin` is the module of a plugin that is not installed.
 
     With `interpret`, an architecture of `BackendSpec.offline`, no device is used: the kernels run
-    in Triton's interpreter on the host, with the tables of that architecture.
+    in Triton's interpreter on the host, with the tables of that architecture. So many `jobs`, which
+    are processes, share the cases of `SHARED_LEVELS`.
     """
 
     backend: str
     plugin: str = ""
     interpret: str = ""
+    jobs: int = 1
 
 
 class _Ended(msgspec.Struct):
@@ -96,16 +98,14 @@ def prove(
     *,
     providers: Sequence[str] = (),
     timeout: float | None = None,
-    jobs: int = 1,
 ) -> Report:
     """Run the levels against a backend, each (and each op provider of L2) in its own process.
 
     `providers` limits L2 to these; empty: all. `timeout` is in seconds, for each process; None:
-    `TIMEOUT`, or where kernels are compiled or interpreted `KERNELS_TIMEOUT`. So many `jobs` share
-    the cases of `SHARED_LEVELS`.
+    `TIMEOUT`, or where kernels are compiled or interpreted `KERNELS_TIMEOUT`.
 
     Raises:
-        PluginError: there is no such level, it cannot be interpreted, or `jobs` is not positive.
+        PluginError: there is no such level, it cannot be interpreted, or nobody is to do it.
     """
     begun = time.perf_counter()
     wanted = list(dict.fromkeys(levels))
@@ -114,13 +114,13 @@ def prove(
         raise PluginError(f"there is no level {unknown[0]!r}; there are: {', '.join(LEVELS)}")
     if target.interpret and not set(wanted) <= set(INTERPRETED_LEVELS):
         raise PluginError(f"only {' and '.join(INTERPRETED_LEVELS)} can be interpreted")
-    if jobs < 1:
-        raise PluginError(f"jobs must be at least 1, not {jobs}")
+    if target.jobs < 1:
+        raise PluginError(f"jobs must be at least 1, not {target.jobs}")
     outcomes: list[Outcome] = []
     for level in wanted:
         slow = target.interpret or level == "L7"
         seconds = timeout or (KERNELS_TIMEOUT if slow else TIMEOUT)
-        shares = jobs if level in SHARED_LEVELS else 1
+        shares = target.jobs if level in SHARED_LEVELS else 1
         outcomes += _level(target, level, providers, seconds, shares)
     return Report(
         windlass=__version__,
