@@ -31,8 +31,8 @@ class ToolCall:
 
     @property
     def arguments(self) -> str:
-        """The arguments as JSON text."""
-        return "".join(self.pieces) or "{}"
+        """The arguments as JSON text, which may be cut off, or not have begun."""
+        return "".join(self.pieces)
 
 
 @dataclass(slots=True)

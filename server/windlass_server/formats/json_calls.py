@@ -135,7 +135,7 @@ class Hermes(ToolSyntax):
         """One call."""
         yield from read_json_call(parser)
         yield from parser.reader.skip_space()
-        yield from parser.reader.starts_with("</tool_call>")
+        yield from parser.reader.closing("</tool_call>")
 
     def call(self, name: str, schema: dict[str, Any]) -> list[Part]:
         """One call."""
@@ -188,7 +188,7 @@ class JsonArray(ToolSyntax):
             yield from read_json_call(parser)
             yield from reader.skip_space()
             if not (yield from reader.starts_with(",")):
-                yield from reader.starts_with("]")
+                yield from reader.closing("]")
                 return
 
     def call(self, name: str, schema: dict[str, Any]) -> list[Part]:
@@ -262,7 +262,7 @@ class DeepSeek(ToolSyntax):
         parser.begin_call(name)
         yield from reader.json(parser.arguments)
         yield from reader.skip_space()
-        yield from reader.starts_with("```")
+        yield from reader.closing("```")
 
     def call(self, name: str, schema: dict[str, Any]) -> list[Part]:
         """One call."""

@@ -79,6 +79,14 @@ class Reader:
                 return False
             yield
 
+    def closing(self, literal: str) -> Reading[None]:
+        """Read `literal` if it comes next, or the start of it with which the text was cut off."""
+        if (yield from self.starts_with(literal)):
+            return
+        rest = self._text[self._at :]
+        if self.ended and literal.startswith(rest):
+            self._take(len(self._text))
+
     def expect(self, literal: str) -> Reading[None]:
         """Read `literal`.
 

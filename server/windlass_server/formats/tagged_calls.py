@@ -139,9 +139,9 @@ class QwenCoder(TaggedCalls):
 
     def read_tail(self, parser: AnswerParser) -> Reading[None]:
         """The closing tags, as far as they are there."""
-        yield from parser.reader.starts_with("</function>")
+        yield from parser.reader.closing("</function>")
         yield from parser.reader.skip_space()
-        yield from parser.reader.starts_with("</tool_call>")
+        yield from parser.reader.closing("</tool_call>")
 
     def write_head(self, name: str) -> str:
         """The opening tags."""
@@ -182,7 +182,7 @@ class Glm(TaggedCalls):
 
     def read_tail(self, parser: AnswerParser) -> Reading[None]:
         """The closing tag."""
-        yield from parser.reader.starts_with("</tool_call>")
+        yield from parser.reader.closing("</tool_call>")
 
     def write_head(self, name: str) -> str:
         """The opening tag and the name."""

@@ -250,7 +250,7 @@ class ResponseShape:
             if self._sealed:
                 item.encrypted_content = seal(text)
         else:
-            item.arguments = text or "{}"
+            item.arguments = text
             self._emit(ArgumentsDone(self._sequence, item.id, index, item.name, item.arguments))
         item.status = status
         self._emit(ItemEvent("response.output_item.done", self._sequence, index, item))

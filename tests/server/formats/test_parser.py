@@ -93,6 +93,20 @@ def test_a_call_that_was_cut_keeps_what_it_has(cut: str) -> None:
     assert said.calls == [("haul", '{"rope":' + cut)]
 
 
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm"])
+def test_markup_that_was_cut_behind_a_call_is_no_text(name: str) -> None:
+    answer, end = ANSWERS[name], "</tool_call>"
+    before = answer[: answer.rindex(end)]
+    for length in range(len(end)):
+        said = Read(name)(*(before + end[:length]))
+        assert said == Read(name)(before + end), end[:length]
+
+
+def test_a_call_that_was_cut_before_its_arguments_has_none() -> None:
+    assert Read("hermes")('<tool_call>{"name": "haul", "arguments": ').calls == [("haul", "")]
+    assert Read("hermes")('<tool_call>{"name": "haul"}').calls == [("haul", "{}")]
+
+
 def test_arguments_may_be_a_text_of_json_or_null() -> None:
     inner = json.dumps(json.dumps(HAULED))
     said = Read("hermes")(f'<tool_call>{{"name": "haul", "arguments": {inner}}}</tool_call>')
