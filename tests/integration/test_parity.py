@@ -138,16 +138,13 @@ def test_neighbours_are_aborted(case: Case, closing: Closing) -> None:
 
 
 def test_bfloat16_logprobs_are_close(case: Case, closing: Closing) -> None:
+    """To those of float32: transformers in bfloat16 has roundings of its own."""
     core = closing(case.engine(MANY, PLENTY, dtype="bfloat16"))
-    picked = prompts()[:8]
+    picked = prompts()[:24]
     answers = run_requests(core, greedy_requests(picked, max_tokens=32))
-    reference = case.model.to(torch.bfloat16)
-    try:
-        distances = [
-            distance(reference, prompt, answers[f"r{i}"]).logprob for i, prompt in enumerate(picked)
-        ]
-    finally:
-        case.model.to(torch.float32)
+    distances = [
+        distance(case.model, prompt, answers[f"r{i}"]).logprob for i, prompt in enumerate(picked)
+    ]
     # A rounding may send a token to another expert, so that one answer is far off.
     sparse = hasattr(case.model.config, "num_experts_per_tok")
     assert (median(distances) if sparse else max(distances)) < 0.25

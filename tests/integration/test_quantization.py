@@ -77,15 +77,19 @@ def test_logprobs_stay_near_those_of_bf16(plain: LLM, rounded: LLM) -> None:
 
 
 def test_what_others_ask_changes_no_answer(rounded: LLM) -> None:
-    together = rounded.chat(TALKS, GREEDY)
-    for talk, batched in zip(TALKS, together, strict=True):
-        alone = rounded.chat([talk], GREEDY)[0].outputs[0]
-        assert alone.token_ids == batched.outputs[0].token_ids
-        expected = batched.outputs[0].cumulative_logprob
-        # torch sums fp8's fp32 products in an order that depends on the number of rows, and a last
-        # bit can turn a rounding to bf16; integer products are exact in any order.
-        tolerance = 0.05 if rounded.info.quantization == "fp8" else 1e-3
-        assert alone.cumulative_logprob == pytest.approx(expected, abs=tolerance)
+    batched = [output.outputs[0] for output in rounded.chat(TALKS, GREEDY)]
+    alone = [rounded.chat([talk], GREEDY)[0].outputs[0] for talk in TALKS]
+    assert [one.token_ids for one in alone] == [one.token_ids for one in batched]
+    off = [
+        abs((one.cumulative_logprob or 0.0) - (other.cumulative_logprob or 0.0))
+        for one, other in zip(alone, batched, strict=True)
+    ]
+    if rounded.info.quantization != "fp8":
+        assert max(off) < 1e-3
+        return
+    # torch sums fp8's fp32 products in an order that depends on the number of rows, and a last bit
+    # can turn a rounding to bf16: then one token is some hundredths off, and all others are not.
+    assert sum(off) / sum(len(one.token_ids) for one in alone) < 1e-3
 
 
 def test_the_engine_reports_format_and_bytes(plain: LLM, rounded: LLM) -> None:

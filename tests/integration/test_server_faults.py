@@ -91,8 +91,14 @@ def _body(index: int) -> dict[str, object]:
     }
 
 
-async def _client(url: str, client: httpx.AsyncClient, index: int, leaves_after: int | None) -> str:
-    """Stream one answer to its end; what became of it, in one word."""
+async def _client(
+    url: str,
+    client: httpx.AsyncClient,
+    index: int,
+    leaves_after: int | None,
+    begun: asyncio.Event,
+) -> str:
+    """Stream one answer to its end; what became of it, in one word. `begun` is set by an event."""
     finished = errors = done = events = 0
     try:
         async with client.stream("POST", url, json=_body(index)) as response:
@@ -109,6 +115,7 @@ async def _client(url: str, client: httpx.AsyncClient, index: int, leaves_after:
                     done += 1
                     continue
                 events += 1
+                begun.set()
                 if leaves_after is not None and events >= leaves_after:
                     return "left"
                 event = json.loads(line.removeprefix("data: "))
@@ -121,19 +128,21 @@ async def _client(url: str, client: httpx.AsyncClient, index: int, leaves_after:
     return "finished" if finished else "failed"
 
 
-async def _crowd(server: Server, kill_after: float | None) -> Counter[str]:
+async def _crowd(server: Server, *, kill: bool = False) -> Counter[str]:
+    """Ask for many answers at once; `kill` ends the engine when the first one has begun."""
     random.seed(5)
+    begun = asyncio.Event()
     limits = httpx.Limits(max_connections=NUM_CLIENTS + 10)
     async with httpx.AsyncClient(limits=limits, timeout=120) as client:
         url = f"{server.url}/v1/chat/completions"
         tasks = [
             asyncio.create_task(
-                _client(url, client, i, random.randint(1, 20) if i % 4 == 0 else None)
+                _client(url, client, i, random.randint(1, 20) if i % 4 == 0 else None, begun)
             )
             for i in range(NUM_CLIENTS)
         ]
-        if kill_after is not None:
-            await asyncio.sleep(kill_after)
+        if kill:
+            await begun.wait()
             os.kill(server.engine().pid, signal.SIGKILL)
         return Counter(await asyncio.gather(*tasks))
 
@@ -149,7 +158,7 @@ def _wait_for_idle(server: Server) -> None:
 
 def test_a_crowd_with_leavers_is_served_to_the_last(server: Server) -> None:
     server.wait_until_ready()
-    ends = asyncio.run(_crowd(server, kill_after=None))
+    ends = asyncio.run(_crowd(server))
     assert ends["left"] > 0
     assert ends == {"finished": NUM_CLIENTS - ends["left"], "left": ends["left"]}
     _wait_for_idle(server)
@@ -158,7 +167,7 @@ def test_a_crowd_with_leavers_is_served_to_the_last(server: Server) -> None:
 def test_every_request_ends_once_when_the_engine_is_killed(server: Server) -> None:
     server.wait_until_ready()
     killed = server.engine().pid
-    ends = asyncio.run(_crowd(server, kill_after=0.7))
+    ends = asyncio.run(_crowd(server, kill=True))
     assert sum(ends.values()) == NUM_CLIENTS
     assert ends["cut"] == 0
     assert ends["failed"] + ends["refused"] > 0, "the engine died too late to be noticed"
@@ -166,6 +175,6 @@ def test_every_request_ends_once_when_the_engine_is_killed(server: Server) -> No
     server.wait_until_ready()
     assert server.engine().pid != killed
     _wait_for_idle(server)
-    ends = asyncio.run(_crowd(server, kill_after=None))
+    ends = asyncio.run(_crowd(server))
     assert ends["finished"] == NUM_CLIENTS - ends["left"]
     _wait_for_idle(server)

@@ -30,7 +30,9 @@ def test_a_file_is_not_a_model(tmp_path: Path) -> None:
         resolve_model(str(path))
 
 
-@pytest.mark.parametrize("model", ["./nowhere", "/no/where", "~/nowhere", "a/b/c", "../x"])
+@pytest.mark.parametrize(
+    "model", ["./nowhere", "/no/where", "~/nowhere", "a/b/c", "../no-such-folder"]
+)
 def test_a_path_that_does_not_exist_is_not_looked_up_in_the_hub(model: str) -> None:
     with pytest.raises(ModelError, match=f"model '{model}': there is no such folder"):
         resolve_model(model)
