@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -144,15 +143,6 @@ class ModelPool:
     def leave_all(self, scope: Scope) -> None:
         """End what `enter_for` began for this request."""
         for model in scope["state"].pop(_IN_USE, ()):
-            model.leave()
-
-    @asynccontextmanager
-    async def using(self, model: ServedModel) -> AsyncGenerator[Engine, None]:
-        """Keep `model` loaded for a block of code; raises what `enter` raises."""
-        engine = await self.enter(model)
-        try:
-            yield engine
-        finally:
             model.leave()
 
     async def load(self, model: ServedModel) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from windlass.errors import ConfigError, ModelError
 from windlass.text import Tokenizer
+from windlass_server.engine import Engine
 from windlass_server.errors import ApiError
 from windlass_server.models.pool import ModelPool
 from windlass_server.models.served_model import Phase, ServedModel
@@ -56,6 +58,16 @@ def pool_of(loads: Loads, *names: str, **settings: Any) -> ModelPool:
     return pool
 
 
+@asynccontextmanager
+async def using(pool: ModelPool, model: ServedModel) -> AsyncIterator[Engine]:
+    """A request to `model`."""
+    engine = await pool.enter(model)
+    try:
+        yield engine
+    finally:
+        model.leave()
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -95,7 +107,7 @@ async def test_the_model_that_was_not_used_for_longest_goes(loads: Loads) -> Non
     pool = pool_of(loads, "a", "b", "c", max_loaded=2)
     a, b, c = pool.models
     for model in (a, b, a, c):
-        async with pool.using(model):
+        async with using(pool, model):
             pass
     assert [model.status for model in pool.models] == ["loaded", "unloaded", "loaded"]
 
@@ -104,9 +116,9 @@ async def test_a_model_in_use_is_passed_over_for_an_idle_one(loads: Loads) -> No
     pool = pool_of(loads, "a", "b", "c", max_loaded=2)
     a, b, c = pool.models
     await pool.enter(a)
-    async with pool.using(b):
+    async with using(pool, b):
         pass
-    async with pool.using(c):
+    async with using(pool, c):
         assert [model.status for model in pool.models] == ["loaded", "unloaded", "loaded"]
 
 
@@ -115,7 +127,7 @@ async def test_two_models_in_turn_serve_everybody(loads: Loads) -> None:
     served: list[str] = []
 
     async def use(model: ServedModel) -> None:
-        async with pool.using(model):
+        async with using(pool, model):
             await asyncio.sleep(0)
             served.append(model.settings.name)
 
@@ -262,13 +274,13 @@ async def test_nobody_makes_room_for_those_who_left(loads: Loads) -> None:
 async def test_an_idle_model_gives_its_memory_back_and_comes_again(loads: Loads) -> None:
     pool = pool_of(loads, "a", sleep_after=0.02)
     watch = asyncio.create_task(pool.unload_idle())
-    async with pool.using(pool.default):
+    async with using(pool, pool.default):
         await asyncio.sleep(0.05)
         assert pool.default.status == "loaded"
     async with asyncio.timeout(10):
         while pool.default.engine is not None:
             await asyncio.sleep(0.005)
-    async with pool.using(pool.default) as engine:
+    async with using(pool, pool.default) as engine:
         assert engine is loads.engines[1]
     watch.cancel()
 
