@@ -14,7 +14,7 @@ class TorchBuild:
     """The constants of torch/version.py.
 
     `runtimes` maps each vendor runtime that this build was made for to its version, in torch's
-    own names ("hip": "6.4.1"); empty for a build without any accelerator.
+    own names; empty for a build without any accelerator.
     """
 
     version: str

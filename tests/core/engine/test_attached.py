@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from engine_listener import Listener
 from engine_runners import EXIT, HANG, answer
 
 from windlass.config import EngineConfig, ModelConfig
@@ -27,33 +28,14 @@ IMPATIENT = RestartPolicy(first_delay=0.01, max_delay=0.02, max_deaths=1)
 pytestmark = pytest.mark.usefixtures("engine_runners")
 
 
-class FrontEnd:
+class FrontEnd(Listener):
     """A listener that asks through a client of its own, attached by `owner`."""
 
     def __init__(self, owner: Owner | None = None, number: int = 0) -> None:
-        self.unfinished: set[str] = set()
-        self.tokens: dict[str, list[int]] = {}
-        self.deaths: list[EngineDeadError] = []
+        super().__init__()
         self.hangs: list[str] = []
         self._owner, self._number = owner, number
         self.client = AttachedClient(CONFIG, self, self)
-
-    @property
-    def has_unfinished(self) -> bool:
-        return bool(self.unfinished)
-
-    def on_outputs(self, message: Outputs) -> None:
-        for output in message.outputs:
-            self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
-            if output.finished:
-                self.unfinished.discard(output.request_id)
-
-    def on_rejected(self, message: RequestRejected) -> None:
-        self.unfinished.discard(message.request_id)
-
-    def on_death(self, error: EngineDeadError) -> None:
-        self.deaths.append(error)
-        self.unfinished.clear()
 
     def attach(self, endpoint: str) -> None:
         if self._owner is not None:

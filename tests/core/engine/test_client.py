@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_listener import Listener
 from engine_runners import EXIT, HANG, answer
 
 from windlass.config import EngineConfig, ModelConfig
 from windlass.engine.client import EngineClient
-from windlass.engine.ipc import Outputs, RequestRejected
 from windlass.engine.link import State
 from windlass.engine.restart import RestartPolicy
 from windlass.errors import EngineDeadError, EngineError, ModelError
@@ -29,32 +29,6 @@ CONFIG = EngineConfig(model=ModelConfig(model="counting"))
 IMPATIENT = RestartPolicy(first_delay=0.01, max_delay=0.02, max_deaths=2)
 
 pytestmark = pytest.mark.usefixtures("engine_runners")
-
-
-class Listener:
-    """Collects what the client reports."""
-
-    def __init__(self) -> None:
-        self.unfinished: set[str] = set()
-        self.tokens: dict[str, list[int]] = {}
-        self.deaths: list[EngineDeadError] = []
-
-    @property
-    def has_unfinished(self) -> bool:
-        return bool(self.unfinished)
-
-    def on_outputs(self, message: Outputs) -> None:
-        for output in message.outputs:
-            self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
-            if output.finished:
-                self.unfinished.discard(output.request_id)
-
-    def on_rejected(self, message: RequestRejected) -> None:
-        self.unfinished.discard(message.request_id)
-
-    def on_death(self, error: EngineDeadError) -> None:
-        self.deaths.append(error)
-        self.unfinished.clear()
 
 
 class Session:
