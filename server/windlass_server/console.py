@@ -13,19 +13,20 @@ DEMO_NOTICE = (
 )
 
 
-def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
-    """Return the address and two ways to try it. `address` is what clients connect to."""
+def ready_text(settings: ServerSettings, info: ModelInfo | None, address: str) -> str:
+    """Return the address and two ways to try it. `address` is what clients connect to.
+
+    `info` is of the default model, None as long as nobody has asked for it.
+    """
     name, base = settings.model_name, f"{address}{settings.root_path.rstrip('/')}/v1"
     route, fields, call = _example(info)
     body = f'{{"model": "{name}", {fields}}}'
     key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.access.has_keys else ""
     socket = f"--unix-socket {settings.uds} " if settings.uds else ""
-    weights = f", {info.quantization} weights" if info.quantization else ""
     page = settings.ui and not settings.uds
-    device = f"{info.backend} ({info.device}, {info.dtype}{weights})"
     others = [model.name for model in settings.models[1:]]
     lines = [
-        f"Windlass serves {name} on {device} at {address}",
+        f"Windlass serves {name}{_device(info)} at {address}",
         *([f"Other models, loaded when they are asked for: {', '.join(others)}"] if others else []),
         *([f"The page for people: {address}{settings.root_path.rstrip('/')}/"] if page else []),
         "",
@@ -43,9 +44,16 @@ def ready_text(settings: ServerSettings, info: ModelInfo, address: str) -> str:
     return "\n".join([*lines, "", "Press Ctrl+C to stop."])
 
 
-def _example(info: ModelInfo) -> tuple[str, str, tuple[str, str] | None]:
+def _device(info: ModelInfo | None) -> str:
+    if info is None:
+        return ", which is loaded when it is asked for,"
+    weights = f", {info.quantization} weights" if info.quantization else ""
+    return f" on {info.backend} ({info.device}, {info.dtype}{weights})"
+
+
+def _example(info: ModelInfo | None) -> tuple[str, str, tuple[str, str] | None]:
     """Route, fields of its body, and in Python the method with what follows the model's name."""
-    if info.pooling is None:
+    if info is None or info.pooling is None:
         fields = '"messages": [{"role": "user", "content": "Hello!"}]'
         rest = 'messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content'
         return "chat/completions", fields, ("chat.completions.create", rest)

@@ -208,7 +208,6 @@ class Lifecycle:
     def say_ready(self, address: str) -> None:
         """Tell whoever started this where clients connect."""
         info = self.state.models.default.info
-        assert info is not None
         print_ready(ready_text(self._settings, info, address))
 
     async def _run_models(self, address: str) -> None:

@@ -65,6 +65,12 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not self.models:
             raise ConfigError("models must hold at least one model")
+        preloaded = sum(model.preload for model in self.models)
+        if preloaded > self.swap.max_loaded:
+            raise ConfigError(
+                f"{preloaded} models are to be loaded at the start, but --max-loaded-models is "
+                f"{self.swap.max_loaded}"
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be from 0 to 65535, not {self.port}")
         if self.max_body_bytes < 1:

@@ -274,6 +274,15 @@ async def test_the_ready_text_names_address_curl_and_python(engine: FakeEngine) 
     assert "secret" not in with_key
 
 
+async def test_a_server_whose_model_is_not_loaded_at_the_start_says_so_and_serves(
+    start_engine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Running(start_engine, preload=False) as server:
+        await server.ready()
+        assert "fake-model, which is loaded when it is asked for, at" in capsys.readouterr().out
+        assert (await server.client.post(CHAT, json=HELLO)).status_code == 200
+
+
 async def test_a_busy_server_logs_its_throughput_and_an_idle_one_is_quiet(
     make_state: Any, make_client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -101,6 +101,15 @@ def test_one_model_or_a_file_of_them(tmp_path: Path) -> None:
         models_of(tmp_path, TWO, "org/third")
 
 
+def test_no_more_models_are_loaded_at_the_start_than_may_be_loaded(tmp_path: Path) -> None:
+    text = '[[models]]\nmodel = "a"\n[[models]]\nmodel = "b"\npreload = true\n'
+    entries = models_of(tmp_path, text)
+    with pytest.raises(ConfigError, match="2 models are to be loaded at the start"):
+        server_settings(parse(), entries)
+    both = server_settings(parse("--max-loaded-models", "2"), entries)
+    assert [model.preload for model in both.models] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -36,7 +36,7 @@ def asking(model: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 async def state(engine: FakeEngine) -> AsyncIterator[ServerState]:
     """A server that has two models and room for one; "b" answers with its name."""
-    models = (ModelSettings(names=("a", "first")), ModelSettings(names=("b",)))
+    models = (ModelSettings(names=("a", "first")), ModelSettings(names=("b",), preload=False))
     state = ServerState(ServerSettings(models=models, swap=SwapSettings(max_loaded=1)))
 
     async def start_a(_progress: object) -> FakeEngine:
