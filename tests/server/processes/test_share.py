@@ -20,6 +20,8 @@ from windlass_server.settings import ServerSettings
 
 LIMITED = AccessSettings(api_keys=("a",), limits=KeyLimits(tokens_per_minute=1))
 
+TWO_MODELS = (ModelSettings(names=("a",)), ModelSettings(names=("b",), preload=False))
+
 
 def settings(count: int = 3, **change: Any) -> ServerSettings:
     change.setdefault("models", (ModelSettings(names=("m",)),))
@@ -48,7 +50,7 @@ def test_what_is_kept_is_divided_and_batches_have_one_keeper() -> None:
 @pytest.mark.parametrize(
     ("change", "flag"),
     [
-        ({"models": (ModelSettings(names=("a",)), ModelSettings(names=("b",)))}, "--models"),
+        ({"models": TWO_MODELS}, "--models"),
         ({"swap": SwapSettings(sleep_after=5.0)}, "--sleep-after"),
         (
             {"access": LIMITED},
